@@ -1,0 +1,14 @@
+"""CLEVR-Robot: five coloured balls to be pushed into relations that are named in words."""
+
+from __future__ import annotations
+
+from envs.goals import Split
+from envs.language import LanguageEnv
+
+
+def make(split: Split = "train", render_mode: str | None = None) -> LanguageEnv:
+    """The environment behind ``gymnasium.make("envs:ClevrRobot-v0")``."""
+    from envs.clevr_robot.env import ClevrRobotEnv
+    from envs.clevr_robot.task import ClevrRobotTask
+
+    return LanguageEnv(ClevrRobotEnv(render_mode), ClevrRobotTask(), split)

@@ -1,0 +1,89 @@
+"""Goals in words: what to reach, apart from how it is said, and the four splits they are judged on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Split = Literal["train", "rephrase", "easy", "hard"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class UnknownGoal(ValueError):
+    """A goal id or split that the task does not have."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What to reach. The same ``id`` stands in ``train`` and in ``rephrase``, each time with its own phrasings.
+
+    Attributes:
+        id: stable name, such as ``pair/left/red/blue``.
+        family: the kind of goal, such as ``pair``; panels are balanced over families.
+        split: where it is used.
+        phrasings: the wordings of this split, never empty and never shared with another split.
+    """
+
+    id: str
+    family: str
+    split: Split
+    phrasings: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise UnknownGoal(f"goal {self.id!r}: {unknown('split', self.split, SPLITS)}")
+        if not self.phrasings:
+            raise ValueError(f"goal {self.id!r} has no phrasing in split {self.split!r}")
+
+
+class GoalSet(Mapping[Split, Sequence[Goal]]):
+    """The goals of a task by split, with look-up by id.
+
+    Raises:
+        ValueError: when a goal id stands twice in one split, or in two splits other than train and rephrase.
+    """
+
+    def __init__(self, goals: Iterable[Goal]) -> None:
+        self._by_split: dict[Split, dict[str, Goal]] = {split: {} for split in SPLITS}
+        for goal in goals:
+            others = [s for s in SPLITS if goal.id in self._by_split[s]]
+            if goal.split in others or (others and {goal.split, *others} != {"train", "rephrase"}):
+                raise ValueError(
+                    f"goal {goal.id!r} stands in split {others[0]!r} and again in {goal.split!r}"
+                )
+            self._by_split[goal.split][goal.id] = goal
+
+    def __getitem__(self, split: Split) -> Sequence[Goal]:
+        if split not in self._by_split:
+            raise UnknownGoal(unknown("split", split, SPLITS))
+        return tuple(self._by_split[split].values())
+
+    def __iter__(self):
+        return iter(SPLITS)
+
+    def __len__(self) -> int:
+        return len(SPLITS)
+
+    def find(self, goal_id: str, split: Split | None = None) -> Goal:
+        """The goal of that id; in ``split`` if it stands there, else in the first split that has it.
+
+        Raises:
+            UnknownGoal: no split has it; the message names the nearest id.
+        """
+        order = SPLITS if split is None else (split, *SPLITS)
+        for name in order:
+            if name not in self._by_split:
+                raise UnknownGoal(unknown("split", name, SPLITS))
+            if goal_id in self._by_split[name]:
+                return self._by_split[name][goal_id]
+        ids = {goal_id for goals in self._by_split.values() for goal_id in goals}
+        raise UnknownGoal(unknown("goal", goal_id, sorted(ids)))
+
+
+def unknown(what: str, given: object, known: Sequence[str]) -> str:
+    """A message for a name that does not exist, with the nearest ones that do."""
+    near = difflib.get_close_matches(str(given), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(list(known)[:8])}"
+    return f"unknown {what} {str(given)!r}: {hint}"

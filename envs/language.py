@@ -1,0 +1,219 @@
+"""The contract between an environment and everything that learns in it, and the wrapper that puts it to work.
+
+A new environment is one class: a `LanguageTask`. ``LanguageEnv(env, task)`` then is a Gymnasium environment with a
+goal in words.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+
+from envs.goals import SPLITS, Goal, GoalSet, Split, unknown
+
+MAX_TEXT = 4096
+MAX_START_DRAWS = 1000
+
+
+class InvalidAction(ValueError):
+    """An action that the environment does not have, or a text that names none."""
+
+
+class LanguageTask(Protocol):
+    """What an environment must be able to say about itself.
+
+    `achieved`, `reward`, `plausible` and `startable` are pure functions of states, vectorised over leading axes:
+    a real rollout and an imagined one are judged by the same code. States are float arrays (..., D). Where a goal
+    is relative to how the episode began, ``start`` holds the start states (..., D), broadcast against ``states``;
+    left out, it is the first state along the time axis, ``states[..., :1, :]`` (for a lone state, that state).
+    """
+
+    goal_set: GoalSet
+
+    def goals(self, split: Split) -> Sequence[Goal]:
+        """The goals of a split."""
+        return self.goal_set[split]
+
+    def describe(self, state: NDArray) -> str:
+        """The text observation of a state (D,)."""
+        ...
+
+    def action_texts(self, state: NDArray) -> Sequence[str] | None:
+        """The admissible actions in words, or None where actions are continuous."""
+        ...
+
+    def parse_action(self, text: str) -> Any:
+        """The action a text names.
+
+        Raises:
+            InvalidAction: it names none.
+        """
+        ...
+
+    def achieved(self, goal: Goal, states: NDArray, start: NDArray | None = None) -> NDArray[np.bool_]:
+        """Whether the goal holds in each state: (..., D) -> (...)."""
+        ...
+
+    def reward(
+        self, goal: Goal, states: NDArray, next_states: NDArray, start: NDArray | None = None
+    ) -> NDArray[np.floating]:
+        """The reward of each transition: (..., D), (..., D) -> (...)."""
+        ...
+
+    def horizon(self, goal: Goal) -> int:
+        """After how many steps an episode for this goal is truncated."""
+        ...
+
+    def plausible(self, states: NDArray, actions: NDArray, next_states: NDArray) -> NDArray[np.bool_]:
+        """Whether physics could have made each transition; by default, whether its numbers are finite."""
+        return np.isfinite(states).all(-1) & np.isfinite(next_states).all(-1)
+
+    def startable(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
+        """Which states an episode for this goal may start from; by default those where it is not yet reached."""
+        return ~self.achieved(goal, states, start=states)
+
+    def draw(self, state: NDArray) -> NDArray[np.uint8]:
+        """A picture (H, W, 3) of a state, real or imagined."""
+        raise NotImplementedError(f"{type(self).__name__} cannot draw its states")
+
+    def expert(self) -> Expert | None:
+        """A scripted expert, or None where there is none."""
+        return None
+
+
+class Expert(Protocol):
+    """A scripted policy that may look at the environments themselves."""
+
+    def act(self, envs: Sequence[LanguageEnv]) -> Sequence[Any]:
+        """One action for each running episode."""
+        ...
+
+
+class AnyText(spaces.Text):
+    """Any text up to a length: unlike `gymnasium.spaces.Text`, whose strings are drawn from a fixed alphabet."""
+
+    def __init__(self, max_length: int = MAX_TEXT) -> None:
+        super().__init__(max_length, min_length=0, charset=string.printable)
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str) and len(x) <= self.max_length
+
+
+class LanguageEnv(gymnasium.Env):
+    """A Gymnasium environment with a goal in words.
+
+    Observations are ``{"state": Box, "text": Text, "goal": Text}``; ``info["is_success"]`` says whether the goal
+    holds. An episode terminates when it does, and is truncated at ``task.horizon(goal)``.
+
+    ``reset(seed=..., options=...)`` takes the options ``split`` (draw a goal of this split), ``goal`` (an id) and
+    ``instruction`` (these words instead of a phrasing of the goal). The same seed and goal give the same start,
+    whatever was asked before; ``info["seed"]`` repeats an episode that was reset without one.
+
+    Args:
+        env: any Gymnasium environment; its observation, flattened, is the state. Its own reward is not used.
+        task: what the environment says about itself.
+        split: where goals are drawn from when ``reset`` names none.
+    """
+
+    def __init__(self, env: gymnasium.Env, task: LanguageTask, split: Split = "train") -> None:
+        if split not in SPLITS:
+            raise ValueError(unknown("split", split, SPLITS))
+        self.env = env
+        self.task = task
+        self.split: Split = split
+        self.action_space = env.action_space
+        self.observation_space = spaces.Dict(
+            {"state": spaces.flatten_space(env.observation_space), "text": AnyText(), "goal": AnyText()}
+        )
+        self.metadata = env.metadata
+        self.render_mode = env.render_mode
+        self.goal: Goal
+        self.instruction = ""
+        self.state = self.start_state = np.zeros(self.observation_space["state"].shape, np.float32)
+        self.num_steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Start an episode.
+
+        Raises:
+            UnknownGoal: an unknown split or goal id.
+            ValueError: an unknown option, or no start from which the goal may begin.
+        """
+        super().reset(seed=seed)
+        options = dict(options or {})
+        split = options.pop("split", None)
+        goal_id = options.pop("goal", None)
+        instruction = options.pop("instruction", None)
+        if options:
+            raise ValueError(unknown("reset option", next(iter(options)), ("split", "goal", "instruction")))
+        episode_seed = int(seed if seed is not None else self.np_random.integers(2**31))
+        rng = np.random.default_rng([episode_seed, 0])
+        if goal_id is None:
+            goals = self.task.goals(split or self.split)
+            self.goal = goals[rng.integers(len(goals))]
+        else:
+            self.goal = self.task.goal_set.find(goal_id, split or self.split)
+        self.instruction = instruction or self.goal.phrasings[rng.integers(len(self.goal.phrasings))]
+        self._draw_start(episode_seed)
+        self.num_steps = 0
+        return self._observation(), self._info(success=False, seed=episode_seed)
+
+    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """One step of the wrapped environment, judged by the task.
+
+        Raises:
+            InvalidAction: an action outside the action space.
+        """
+        if not self.action_space.contains(action):
+            raise InvalidAction(f"action {action!r} is not in {self.action_space}")
+        observation, _, terminated, truncated, _ = self.env.step(action)
+        before, self.state = self.state, self._flatten(observation)
+        self.num_steps += 1
+        success = bool(self.task.achieved(self.goal, self.state, self.start_state))
+        reward = float(self.task.reward(self.goal, before, self.state, self.start_state))
+        terminated = bool(terminated or success)
+        truncated = bool(truncated or self.num_steps >= self.task.horizon(self.goal)) and not terminated
+        return self._observation(), reward, terminated, truncated, self._info(success)
+
+    def render(self) -> Any:
+        return self.env.render()
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _draw_start(self, seed: int) -> None:
+        """Reset the wrapped environment to a start from which the goal may begin."""
+        seeds = np.random.default_rng([seed, 1])
+        for _ in range(MAX_START_DRAWS):
+            observation, _ = self.env.reset(seed=int(seeds.integers(2**31)))
+            self.state = self.start_state = self._flatten(observation)
+            if self.task.startable(self.goal, self.state):
+                return
+        raise ValueError(
+            f"no start for goal {self.goal.id!r} found in {MAX_START_DRAWS} draws from seed {seed}"
+        )
+
+    def _flatten(self, observation: Any) -> NDArray:
+        return np.asarray(spaces.flatten(self.env.observation_space, observation), np.float32)
+
+    def _observation(self) -> dict[str, Any]:
+        return {"state": self.state.copy(), "text": self.task.describe(self.state), "goal": self.instruction}
+
+    def _info(self, success: bool, **more: Any) -> dict[str, Any]:
+        return {"is_success": success, "goal_id": self.goal.id, "family": self.goal.family, **more}
+
+
+def start_of(states: ArrayLike, start: ArrayLike | None) -> NDArray:
+    """The start states a predicate compares with (see `LanguageTask`), broadcastable against ``states``."""
+    states = np.asarray(states)
+    if start is not None:
+        return np.asarray(start)
+    return states[..., :1, :] if states.ndim > 1 else states
