@@ -50,9 +50,7 @@ class GoalSet(Mapping[Split, Sequence[Goal]]):
         for goal in goals:
             others = [s for s in SPLITS if goal.id in self._by_split[s]]
             if goal.split in others or (others and {goal.split, *others} != {"train", "rephrase"}):
-                raise ValueError(
-                    f"goal {goal.id!r} stands in split {others[0]!r} and again in {goal.split!r}"
-                )
+                raise ValueError(f"goal {goal.id!r} stands in split {others[0]!r} and again in {goal.split!r}")
             self._by_split[goal.split][goal.id] = goal
 
     def __getitem__(self, split: Split) -> Sequence[Goal]:

@@ -137,6 +137,7 @@ class LanguageEnv(gymnasium.Env):
         self.instruction = ""
         self.state = self.start_state = np.zeros(self.observation_space["state"].shape, np.float32)
         self.num_steps = 0
+        self.seed = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -154,17 +155,17 @@ class LanguageEnv(gymnasium.Env):
         instruction = options.pop("instruction", None)
         if options:
             raise ValueError(unknown("reset option", next(iter(options)), ("split", "goal", "instruction")))
-        episode_seed = int(seed if seed is not None else self.np_random.integers(2**31))
-        rng = np.random.default_rng([episode_seed, 0])
+        self.seed = int(seed if seed is not None else self.np_random.integers(2**31))
+        rng = np.random.default_rng([self.seed, 0])
         if goal_id is None:
             goals = self.task.goals(split or self.split)
             self.goal = goals[rng.integers(len(goals))]
         else:
             self.goal = self.task.goal_set.find(goal_id, split or self.split)
         self.instruction = instruction or self.goal.phrasings[rng.integers(len(self.goal.phrasings))]
-        self._draw_start(episode_seed)
+        self._draw_start()
         self.num_steps = 0
-        return self._observation(), self._info(success=False, seed=episode_seed)
+        return self._observation(), self._info(success=False, seed=self.seed)
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """One step of the wrapped environment, judged by the task.
@@ -189,17 +190,15 @@ class LanguageEnv(gymnasium.Env):
     def close(self) -> None:
         self.env.close()
 
-    def _draw_start(self, seed: int) -> None:
+    def _draw_start(self) -> None:
         """Reset the wrapped environment to a start from which the goal may begin."""
-        seeds = np.random.default_rng([seed, 1])
+        seeds = np.random.default_rng([self.seed, 1])
         for _ in range(MAX_START_DRAWS):
             observation, _ = self.env.reset(seed=int(seeds.integers(2**31)))
             self.state = self.start_state = self._flatten(observation)
             if self.task.startable(self.goal, self.state):
                 return
-        raise ValueError(
-            f"no start for goal {self.goal.id!r} found in {MAX_START_DRAWS} draws from seed {seed}"
-        )
+        raise ValueError(f"no start for goal {self.goal.id!r} found in {MAX_START_DRAWS} draws from seed {self.seed}")
 
     def _flatten(self, observation: Any) -> NDArray:
         return np.asarray(spaces.flatten(self.env.observation_space, observation), np.float32)

@@ -24,6 +24,7 @@ MIN_GAP = 0.1  # between the surfaces of two balls at the start, metres
 MIN_AXIS_GAP = 0.01  # between two centres along each axis at the start, metres
 BOUND = 0.7  # no ball's coordinate is ever beyond this, metres
 
+_FULL = mujoco.mjtState.mjSTATE_INTEGRATION
 _POSITIONS = np.arange(NUM_BALLS)[:, None] * 7 + np.arange(2)
 
 
@@ -71,6 +72,14 @@ class ClevrRobotEnv(gymnasium.Env):
         data.ctrl[:] = DIRECTIONS[direction]
         mujoco.mj_step(self._model, data, SUBSTEPS)
         return self._state(), 0.0, False, False, {}
+
+    def try_push(self, action: int) -> NDArray[np.float32]:
+        """The state (10,) this push would lead to; the environment itself stays where it is."""
+        saved = np.empty(mujoco.mj_stateSize(self._model, _FULL))
+        mujoco.mj_getState(self._model, self._data, saved, _FULL)
+        state, *_ = self.step(action)
+        mujoco.mj_setState(self._model, self._data, saved, _FULL)
+        return state
 
     def render(self) -> NDArray[np.uint8] | None:
         """The table from above as (H, W, 3), drawn without a graphics driver."""

@@ -20,8 +20,6 @@ def draw(state: ArrayLike, pixels_per_metre: int = PIXELS_PER_METRE) -> NDArray[
     for colour, (x, y) in zip(COLOURS, np.reshape(state, (NUM_BALLS, 2)), strict=True):
         distance = np.hypot(xs[None, :] - x, ys[:, None] - y)
         cover = np.clip((BALL_RADIUS - distance) * pixels_per_metre + 0.5, 0, 1)[..., None]
-        light = np.clip(1.1 - np.hypot(xs[None, :] - x + 0.04, ys[:, None] - y - 0.05) * 3, 0.45, 1)[
-            ..., None
-        ]
+        light = np.clip(1.1 - np.hypot(xs[None, :] - x + 0.04, ys[:, None] - y - 0.05) * 3, 0.45, 1)[..., None]
         image = image * (1 - cover) + cover * light * np.array(RGBA[colour][:3])
     return (image * 255).round().astype(np.uint8)

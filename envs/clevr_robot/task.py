@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from itertools import combinations, permutations
@@ -30,9 +31,7 @@ NUM_COMPOSED = {"both": 160, "three": 80}
 _ACTION_DIRECTIONS = (
     "right", "behind", "left", "front", "behind and right", "behind and left", "front and right", "front and left",
 )  # fmt: skip
-ACTION_TEXTS = tuple(
-    f"push the {colour} ball {direction}" for colour in COLOURS for direction in _ACTION_DIRECTIONS
-)
+ACTION_TEXTS = tuple(f"push the {colour} ball {direction}" for colour in COLOURS for direction in _ACTION_DIRECTIONS)
 
 # Aims inside the success regions, so that a cost of zero lies safely within.
 _PAIR_AIM, _GATHER_AIM, _MOVE_AIM = 0.33, 0.30, 0.20
@@ -58,13 +57,9 @@ class ClevrRobotTask(LanguageTask):
         self.goal_set = _goal_set()
 
     def describe(self, state: NDArray) -> str:
-        positions = np.reshape(state, (NUM_BALLS, 2))
-        places = [
-            f"The {c} ball is at ({x:.2f}, {y:.2f})." for c, (x, y) in zip(COLOURS, positions, strict=True)
-        ]
-        return " ".join(
-            places + [_describe_pair(positions, a, b) for a, b in combinations(range(NUM_BALLS), 2)]
-        )
+        positions = np.reshape(state, (NUM_BALLS, 2)).tolist()
+        places = [f"The {c} ball is at ({x:.2f}, {y:.2f})." for c, (x, y) in zip(COLOURS, positions, strict=True)]
+        return " ".join(places + [_describe_pair(positions, a, b) for a, b in combinations(range(NUM_BALLS), 2)])
 
     def action_texts(self, state: NDArray) -> tuple[str, ...]:
         return ACTION_TEXTS
@@ -100,12 +95,7 @@ class ClevrRobotTask(LanguageTask):
         before, after = _positions(states), _positions(next_states)
         on_table = ((after > LOW - 0.02) & (after < HIGH + 0.02)).all((-2, -1))
         steps = np.linalg.norm(after - before, axis=-1)
-        return (
-            np.isfinite(after).all((-2, -1))
-            & on_table
-            & (steps < MAX_STEP).all(-1)
-            & _apart(after, MIN_DISTANCE)
-        )
+        return np.isfinite(after).all((-2, -1)) & on_table & (steps < MAX_STEP).all(-1) & _apart(after, MIN_DISTANCE)
 
     def startable(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
         return ~self.achieved(goal, states, states) & _judge(goal.id).room(_positions(states))
@@ -158,7 +148,9 @@ class _Together(_Judge):
         return np.all([part.achieved(positions, start) for part in self.parts], axis=0)
 
     def cost(self, positions: NDArray, start: NDArray) -> NDArray[np.floating]:
-        return np.sum([part.cost(positions, start) for part in self.parts], axis=0)
+        costs = np.stack([part.cost(positions, start) for part in self.parts])
+        # The norm beside the sum draws attention to the part that is farthest off, which gets searches unstuck.
+        return costs.sum(0) + np.linalg.norm(costs, axis=0)
 
 
 class _Move(_Judge):
@@ -276,12 +268,9 @@ def _apart(positions: NDArray, distance: float) -> NDArray[np.bool_]:
     return (np.linalg.norm(positions[..., i, :] - positions[..., j, :], axis=-1) > distance).all(-1)
 
 
-def _describe_pair(positions: NDArray, a: int, b: int) -> str:
-    offset = positions[a] - positions[b]
-    relation = max(RELATIONS, key=lambda name: offset @ np.array(RELATIONS[name]))
-    distance = float(np.hypot(*offset))
+def _describe_pair(positions: list[list[float]], a: int, b: int) -> str:
+    x, y = positions[a][0] - positions[b][0], positions[a][1] - positions[b][1]
+    relation = ("right of" if x > 0 else "left of") if abs(x) > abs(y) else ("behind" if y > 0 else "in front of")
+    distance = math.hypot(x, y)
     near = "close" if distance < NEAR else f"{distance:.2f} away"
-    return f"The {COLOURS[a]} ball is {_SAID[relation]} the {COLOURS[b]} ball, {near}."
-
-
-_SAID = {"behind": "behind", "left": "left of", "front": "in front of", "right": "right of"}
+    return f"The {COLOURS[a]} ball is {relation} the {COLOURS[b]} ball, {near}."

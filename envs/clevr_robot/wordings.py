@@ -50,10 +50,17 @@ _NEW_FRAMES = (
 # Said with a relation that is new.
 _NEW_RELATIONS = {
     "behind": ("beyond", "farther away than", "at the rear of", "past", "on the far side of", "north of"),
-    "left": ("leftward of", "westward of", "on the port side of", "west of", "at the left flank of", "to the left-hand side of"),
+    "left": ("leftward of", "westward of", "on the port side of", "west of", "at the left flank of", "left-hand of"),
     "front": ("ahead of", "nearer than", "before", "on the near side of", "closer to us than", "south of"),
-    "right": ("rightward of", "eastward of", "on the starboard side of", "east of", "at the right flank of", "to the right-hand side of"),
-}  # fmt: skip
+    "right": (
+        "rightward of",
+        "eastward of",
+        "on the starboard side of",
+        "east of",
+        "at the right flank of",
+        "right-hand of",
+    ),
+}
 _OPPOSITE = {"behind": "front", "front": "behind", "left": "right", "right": "left"}
 _COMPLAINTS = (
     "i can't stand the {a} ball {opposite} the {b} one, swap their sides",
@@ -85,9 +92,7 @@ def pair_rephrase(relation: str, a: str, b: str) -> tuple[str, ...]:
         *_COMPLAINTS,
         *_FRONTED,
     ]
-    return tuple(
-        f.format(a=a, b=b, plain=_PLAIN[relation], opposite=_PLAIN[_OPPOSITE[relation]]) for f in frames
-    )
+    return tuple(f.format(a=a, b=b, plain=_PLAIN[relation], opposite=_PLAIN[_OPPOSITE[relation]]) for f in frames)
 
 
 _MOVES = {
