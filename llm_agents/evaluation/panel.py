@@ -1,0 +1,108 @@
+"""Fixed panels: the same goals, words and starts for every agent, named by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from envs.goals import Goal, Split, UnknownGoal
+from envs.language import LanguageTask
+from llm_agents.rollout import Case
+from llm_agents.run import UserError
+
+Wordings = Literal["all", "given", "new"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A list of cases. Its hash is printed beside every number."""
+
+    cases: tuple[Case, ...]
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that depend on every case and on their order."""
+        text = json.dumps([asdict(case) for case in self.cases], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+
+def make_panel(task: LanguageTask, split: Split, size: int, seed: int = 0, wordings: Wordings = "all") -> Panel:
+    """A panel that depends on nothing but its arguments.
+
+    Families come in turn, so that each has the same weight; within a family goals come in a shuffled order that
+    repeats only when all have been used. Starts are seeded from 10**6 upwards, training data from 0.
+
+    Args:
+        wordings: which phrasings of a goal to use, see `phrasings`.
+    """
+    rng = np.random.default_rng([seed, size])
+    families: dict[str, list[Goal]] = defaultdict(list)
+    for goal in task.goals(split):
+        families[goal.family].append(goal)
+    orders: dict[str, list[Goal]] = {name: [] for name in families}
+    cases = []
+    for index, name in enumerate(_cycle(sorted(families), size)):
+        if not orders[name]:
+            orders[name] = [families[name][i] for i in rng.permutation(len(families[name]))]
+        goal = orders[name].pop()
+        words = phrasings(goal, wordings)
+        start = 10**6 + seed * 10**5 + index
+        cases.append(Case(goal.id, words[rng.integers(len(words))], start, split))
+    return Panel(tuple(cases))
+
+
+def phrasings(goal: Goal, wordings: Wordings) -> tuple[str, ...]:
+    """A goal's phrasings: all; the ``given`` half, which imagination may use; or the ``new`` half, which nothing sees.
+
+    The halves are every other phrasing, so the same wordings are new for every goal of a kind.
+    """
+    return {"all": goal.phrasings, "given": goal.phrasings[::2], "new": goal.phrasings[1::2]}[wordings]
+
+
+def read_panel(path: str | Path, task: LanguageTask, split: Split, seed: int = 0) -> Panel:
+    """A user's panel: a JSON list (or lines) of ``{"goal": id, "instruction": text}``, optionally with a "seed".
+
+    Raises:
+        UserError: the file cannot be read, or a row lacks a field or names an unknown goal; the row is named.
+    """
+    cases = []
+    for number, row in enumerate(_read_rows(Path(path)), start=1):
+        where = f"{path}, row {number}"
+        if not isinstance(row, dict):
+            raise UserError(f'{where}: expected {{"goal": id, "instruction": text}}, got {row!r}')
+        for name in ("goal", "instruction"):
+            if not isinstance(row.get(name), str) or not row[name].strip():
+                raise UserError(f"{where}: the field {name!r} is missing or not a text")
+        try:
+            goal = task.goal_set.find(row["goal"], split)
+            start = int(row.get("seed", 10**6 + seed * 10**5 + number - 1))
+        except (UnknownGoal, TypeError, ValueError) as error:
+            raise UserError(f"{where}: {error}") from None
+        cases.append(Case(goal.id, row["instruction"], start, goal.split))
+    if not cases:
+        raise UserError(f"{path} holds no rows")
+    return Panel(tuple(cases))
+
+
+def _read_rows(path: Path) -> list:
+    try:
+        text = path.read_text()
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(t) for t in text.splitlines() if t]
+    except OSError as error:
+        raise UserError(f"panel {path} cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"panel {path} is not JSON: {error}") from None
+    return rows
+
+
+def _cycle(names: list[str], size: int) -> list[str]:
+    return [names[i % len(names)] for i in range(size)]

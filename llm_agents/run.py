@@ -1,0 +1,175 @@
+"""A run's folder: config, metrics, checkpoints and results, each written so that a kill at any moment loses little.
+
+::
+
+    runs/<name>/
+        config.yaml       the resolved config
+        metrics.jsonl     one line a logged step
+        events/           the same for TensorBoard
+        checkpoints/      <name>.safetensors, JSON beside the tensors in its header
+        episodes/         one `EpisodeStore` a folder
+        *.json            results of finished stages
+        report.html
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.utils.tensorboard import SummaryWriter
+
+from envs.episodes import EpisodeStore
+
+
+class UserError(ValueError):
+    """A mistake that the command line shows as one line, without a traceback."""
+
+
+class NotARun(UserError):
+    """A folder that holds no run."""
+
+
+class CorruptCheckpoint(UserError):
+    """A checkpoint that is cut short or does not fit."""
+
+
+class Run:
+    """One run's folder. `create` starts one, `open` goes back to one.
+
+    Attributes:
+        folder: where everything is.
+        recipe: the name of the recipe that made it.
+        config: the resolved config as plain data.
+    """
+
+    def __init__(self, folder: Path, recipe: str, config: dict[str, Any]) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.config = config
+        self._writer: SummaryWriter | None = None
+
+    @classmethod
+    def create(cls, folder: str | Path, recipe: str, config: dict[str, Any]) -> Run:
+        """A new run; an existing one is never overwritten.
+
+        Raises:
+            UserError: the folder already holds a run.
+        """
+        folder = Path(folder)
+        if (folder / "config.yaml").exists():
+            raise UserError(f"{folder} already holds a run: continue it with --resume, or choose another --run")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.yaml", yaml.safe_dump({"recipe": recipe, **config}, sort_keys=False))
+        return cls(folder, recipe, config)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """An existing run.
+
+        Raises:
+            NotARun: the folder does not exist or holds no config.yaml.
+        """
+        folder = Path(folder)
+        try:
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            recipe = config.pop("recipe")
+        except (OSError, AttributeError, KeyError, yaml.YAMLError):
+            raise NotARun(f"{folder} is not a run folder: it has no readable config.yaml") from None
+        return cls(folder, recipe, config)
+
+    def episodes(self, name: str) -> EpisodeStore:
+        """The store of that name."""
+        return EpisodeStore(self.folder / "episodes" / name)
+
+    def log(self, stage: str, step: int, metrics: dict[str, float]) -> None:
+        """Append metrics, named ``<stage>/<metric>``, to metrics.jsonl and to TensorBoard."""
+        line = {"stage": stage, "step": step, **{name: float(value) for name, value in metrics.items()}}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self.folder / "events"))
+        for name, value in metrics.items():
+            self._writer.add_scalar(f"{stage}/{name}", value, step)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All logged lines; a line that a kill cut short is left out."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line for line in map(_parse_line, lines) if line is not None]
+
+    def rewind_metrics(self, stage: str, step: int) -> None:
+        """Forget what this stage logged after ``step``, which a resumed run will log again."""
+        kept = [line for line in self.metrics() if line["stage"] != stage or line["step"] <= step]
+        write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """The JSON value stored as ``<name>.json``; made and stored by the first call."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(make(), indent=1))
+        return json.loads(path.read_text())
+
+    def has_checkpoint(self, name: str) -> bool:
+        return self._checkpoint(name).exists()
+
+    def save_checkpoint(self, name: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        """Write tensors and JSON facts as one safetensors file, under a temporary name first."""
+        path = self._checkpoint(name)
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        save_file(tensors, temporary, {"facts": json.dumps(facts)})
+        os.replace(temporary, path)
+
+    def load_checkpoint(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """What `save_checkpoint` wrote.
+
+        Raises:
+            CorruptCheckpoint: the file is missing, cut short or not a checkpoint.
+        """
+        path = self._checkpoint(name)
+        try:
+            with safe_open(path, "pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+                return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise CorruptCheckpoint(f"checkpoint {path} cannot be read ({reason}); delete it to train again") from None
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.folder / "checkpoints" / f"{name}.safetensors"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def require_finite(value: float, what: str) -> float:
+    """The value itself.
+
+    Raises:
+        UserError: it is not finite.
+    """
+    if not math.isfinite(value):
+        raise UserError(f"{what} is {value}")
+    return value
+
+
+def _parse_line(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
