@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs.language import LanguageTask
+from llm_agents.errors import UserError
 from llm_agents.rollout import Agent, Decision, Lane
-from llm_agents.run import UserError
 
 
 class RandomAgent:

@@ -11,6 +11,7 @@ import numpy as np
 from envs.episodes import Episode, Turn
 from envs.goals import Split
 from envs.language import LanguageEnv
+from llm_agents.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,14 @@ class Lane:
 
     Attributes:
         env: the environment, already reset.
+        index: the number of the case in what is played.
+        case: what is played.
         text: the current text observation.
         rng: randomness of this episode alone, so that results do not depend on what runs beside it.
     """
 
     env: LanguageEnv
+    index: int
     case: Case
     text: str
     rng: np.random.Generator
@@ -77,31 +81,45 @@ def rollout(
         make_env: makes one environment; at most ``num_envs`` are made.
         cases: what to play. The episode of a case does not depend on the others.
         num_envs: the number of lanes.
+
+    Raises:
+        UserError: ``num_envs`` is less than one.
     """
-    waiting = iter(cases)
+    return (episode for _, episode in numbered_rollout(agent, make_env, cases, num_envs))
+
+
+def numbered_rollout(
+    agent: Agent, make_env: Callable[[], LanguageEnv], cases: Sequence[Case], num_envs: int = 64
+) -> Iterator[tuple[int, Episode]]:
+    """As `rollout`, each episode with the index of its case."""
+    if num_envs < 1:
+        raise UserError(f"the number of environments must be at least 1, got {num_envs}")
+    waiting = iter(enumerate(cases))
     envs = [make_env() for _ in range(min(num_envs, len(cases)))]
-    lanes = [_start(env, case) for env, case in zip(envs, waiting, strict=False)]
-    while lanes:
-        decisions = agent.act(lanes)
-        running = []
-        for lane, decision in zip(lanes, decisions, strict=True):
-            episode = _step(lane, decision)
-            if episode is None:
-                running.append(lane)
-                continue
-            yield episode
-            if (case := next(waiting, None)) is not None:
-                running.append(_start(lane.env, case))
-        lanes = running
-    for env in envs:
-        env.close()
+    try:
+        lanes = [_start(env, *numbered) for env, numbered in zip(envs, waiting, strict=False)]
+        while lanes:
+            decisions = agent.act(lanes)
+            running = []
+            for lane, decision in zip(lanes, decisions, strict=True):
+                episode = _step(lane, decision)
+                if episode is None:
+                    running.append(lane)
+                    continue
+                yield lane.index, episode
+                if (numbered := next(waiting, None)) is not None:
+                    running.append(_start(lane.env, *numbered))
+            lanes = running
+    finally:
+        for env in envs:
+            env.close()
 
 
-def _start(env: LanguageEnv, case: Case) -> Lane:
+def _start(env: LanguageEnv, index: int, case: Case) -> Lane:
     options = {"goal": case.goal_id, "split": case.split, "instruction": case.instruction}
     observation, _ = env.reset(seed=case.seed, options=options)
     rng = np.random.default_rng([case.seed, 2])
-    return Lane(env, case, observation["text"], rng, states=[observation["state"]])
+    return Lane(env, index, case, observation["text"], rng, states=[observation["state"]])
 
 
 def _step(lane: Lane, decision: Decision) -> Episode | None:

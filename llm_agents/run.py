@@ -8,6 +8,8 @@
         events/           the same for TensorBoard
         checkpoints/      <name>.safetensors, JSON beside the tensors in its header
         episodes/         one `EpisodeStore` a folder
+        evaluation/       <panel hash>.json, and <agent>.json for each agent in the folder of that hash
+        commands.jsonl    the commands that worked on the run
         *.json            results of finished stages
         report.html
 """
@@ -17,7 +19,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +32,9 @@ from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from envs.episodes import EpisodeStore
+from llm_agents.errors import UserError
 
-
-class UserError(ValueError):
-    """A mistake that the command line shows as one line, without a traceback."""
+__all__ = ["CorruptCheckpoint", "NotARun", "Run", "UserError", "require_finite", "write_atomically"]
 
 
 class NotARun(UserError):
@@ -62,12 +65,15 @@ class Run:
         """A new run; an existing one is never overwritten.
 
         Raises:
-            UserError: the folder already holds a run.
+            UserError: the folder already holds a run, or cannot be made.
         """
         folder = Path(folder)
         if (folder / "config.yaml").exists():
             raise UserError(f"{folder} already holds a run: continue it with --resume, or choose another --run")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run folder {folder} cannot be made: {error.strerror}") from None
         write_atomically(folder / "config.yaml", yaml.safe_dump({"recipe": recipe, **config}, sort_keys=False))
         return cls(folder, recipe, config)
 
@@ -90,11 +96,19 @@ class Run:
         """The store of that name."""
         return EpisodeStore(self.folder / "episodes" / name)
 
+    def record_command(self, arguments: Sequence[str]) -> None:
+        """Note a command that works on this run, with the time in UTC."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": shlex.join(arguments)}
+        _append(self.folder / "commands.jsonl", line)
+
+    def commands(self) -> list[dict[str, str]]:
+        """The commands that worked on this run, as ``{"time": ..., "command": ...}``, in order."""
+        return _read_lines(self.folder / "commands.jsonl")
+
     def log(self, stage: str, step: int, metrics: dict[str, float]) -> None:
         """Append metrics, named ``<stage>/<metric>``, to metrics.jsonl and to TensorBoard."""
         line = {"stage": stage, "step": step, **{name: float(value) for name, value in metrics.items()}}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        _append(self.folder / "metrics.jsonl", line)
         if self._writer is None:
             self._writer = SummaryWriter(str(self.folder / "events"))
         for name, value in metrics.items():
@@ -102,9 +116,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All logged lines; a line that a kill cut short is left out."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [line for line in map(_parse_line, lines) if line is not None]
+        return _read_lines(self.folder / "metrics.jsonl")
 
     def rewind_metrics(self, stage: str, step: int) -> None:
         """Forget what this stage logged after ``step``, which a resumed run will log again."""
@@ -112,11 +124,18 @@ class Run:
         write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """The JSON value stored as ``<name>.json``; made and stored by the first call."""
+        """The JSON value stored as ``<name>.json``; made and stored by the first call.
+
+        Raises:
+            UserError: the file is there but is not JSON.
+        """
         path = self.folder / f"{name}.json"
         if not path.exists():
             write_atomically(path, json.dumps(make(), indent=1))
-        return json.loads(path.read_text())
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} cannot be read ({error}); delete it to have it made again") from None
 
     def has_checkpoint(self, name: str) -> bool:
         return self._checkpoint(name).exists()
@@ -137,6 +156,8 @@ class Run:
             CorruptCheckpoint: the file is missing, cut short or not a checkpoint.
         """
         path = self._checkpoint(name)
+        if not path.exists():
+            raise CorruptCheckpoint(f"there is no checkpoint {path}: train on with --resume to get it")
         try:
             with safe_open(path, "pt") as file:
                 facts = json.loads(file.metadata()["facts"])
@@ -150,9 +171,9 @@ class Run:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that no reader sees half of it."""
+    """Write a file under a temporary name of this process and rename it, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
     os.replace(temporary, path)
 
@@ -168,7 +189,22 @@ def require_finite(value: float, what: str) -> float:
     return value
 
 
-def _parse_line(line: str) -> dict[str, Any] | None:
+def _append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line of JSON; what a kill cut short before it stays a line of its own."""
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        torn = size > 0 and file.read(1) != b"\n"
+        file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of JSON; one that a kill cut short is left out."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return [line for line in map(_parse_line, lines) if isinstance(line, dict)]
+
+
+def _parse_line(line: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError:

@@ -6,15 +6,16 @@ import hashlib
 import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from envs.goals import Goal, Split, UnknownGoal
+from envs.goals import Goal, Split, UnknownGoal, unknown
 from envs.language import LanguageTask
+from llm_agents.errors import UserError
 from llm_agents.rollout import Case
-from llm_agents.run import UserError
 
 Wordings = Literal["all", "given", "new"]
 
@@ -43,20 +44,28 @@ def make_panel(task: LanguageTask, split: Split, size: int, seed: int = 0, wordi
 
     Args:
         wordings: which phrasings of a goal to use, see `phrasings`.
+
+    Raises:
+        UserError: no case was asked for, or the task has no goal or no such wording for one.
+        UnknownGoal: an unknown split.
     """
+    if size < 1 or seed < 0:
+        raise UserError(f"a panel has at least 1 episode and a seed of at least 0, got {size} and {seed}")
     rng = np.random.default_rng([seed, size])
     families: dict[str, list[Goal]] = defaultdict(list)
     for goal in task.goals(split):
         families[goal.family].append(goal)
+    if not families:
+        raise UserError(f"{type(task).__name__} has no goal in split {split!r}")
     orders: dict[str, list[Goal]] = {name: [] for name in families}
     cases = []
-    for index, name in enumerate(_cycle(sorted(families), size)):
+    for index, name in enumerate(islice(cycle(sorted(families)), size)):
         if not orders[name]:
             orders[name] = [families[name][i] for i in rng.permutation(len(families[name]))]
         goal = orders[name].pop()
         words = phrasings(goal, wordings)
-        start = 10**6 + seed * 10**5 + index
-        cases.append(Case(goal.id, words[rng.integers(len(words))], start, split))
+        instruction = words[rng.integers(len(words))]
+        cases.append(Case(goal.id, instruction, _first_start(seed) + index, split))
     return Panel(tuple(cases))
 
 
@@ -64,8 +73,16 @@ def phrasings(goal: Goal, wordings: Wordings) -> tuple[str, ...]:
     """A goal's phrasings: all; the ``given`` half, which imagination may use; or the ``new`` half, which nothing sees.
 
     The halves are every other phrasing, so the same wordings are new for every goal of a kind.
+
+    Raises:
+        UserError: unknown wordings, or a goal with a single phrasing was asked for a new one.
     """
-    return {"all": goal.phrasings, "given": goal.phrasings[::2], "new": goal.phrasings[1::2]}[wordings]
+    halves = {"all": goal.phrasings, "given": goal.phrasings[::2], "new": goal.phrasings[1::2]}
+    if wordings not in halves:
+        raise UserError(unknown("wordings", wordings, list(halves)))
+    if not halves[wordings]:
+        raise UserError(f"goal {goal.id!r} has one phrasing in split {goal.split!r}, so none of its wordings is new")
+    return halves[wordings]
 
 
 def read_panel(path: str | Path, task: LanguageTask, split: Split, seed: int = 0) -> Panel:
@@ -82,27 +99,35 @@ def read_panel(path: str | Path, task: LanguageTask, split: Split, seed: int = 0
         for name in ("goal", "instruction"):
             if not isinstance(row.get(name), str) or not row[name].strip():
                 raise UserError(f"{where}: the field {name!r} is missing or not a text")
+        start = row.get("seed", _first_start(seed) + number - 1)
+        if not isinstance(start, int) or start < 0:
+            raise UserError(f"{where}: the seed is {start!r}, expected a whole number of at least 0")
         try:
             goal = task.goal_set.find(row["goal"], split)
-            start = int(row.get("seed", 10**6 + seed * 10**5 + number - 1))
-        except (UnknownGoal, TypeError, ValueError) as error:
+        except UnknownGoal as error:
             raise UserError(f"{where}: {error}") from None
         cases.append(Case(goal.id, row["instruction"], start, goal.split))
     if not cases:
-        raise UserError(f"{path} holds no rows")
+        raise UserError(f"panel {path} holds no rows")
     return Panel(tuple(cases))
+
+
+def _first_start(seed: int) -> int:
+    return 10**6 + seed * 10**5
 
 
 def _read_rows(path: Path) -> list:
     try:
         text = path.read_text()
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(t) for t in text.splitlines() if t]
     except OSError as error:
         raise UserError(f"panel {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"panel {path} is not a text file") from None
+    try:
+        return json.loads(text) if text.lstrip().startswith("[") else _read_lines(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"panel {path} is not JSON: {error}") from None
-    return rows
+        raise UserError(f"panel {path} is not JSON, nor one JSON object a line: {error}") from None
 
 
-def _cycle(names: list[str], size: int) -> list[str]:
-    return [names[i % len(names)] for i in range(size)]
+def _read_lines(text: str) -> list:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
