@@ -1,0 +1,48 @@
+"""Environments, found through the entry-point group ``llm_agents.environments``.
+
+An entry's name is the Gymnasium id and its value the module whose import registers it::
+
+    [project.entry-points."llm_agents.environments"]
+    "MyEnv-v0" = "my_package.envs"
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+import gymnasium
+
+from envs.goals import unknown
+from envs.language import LanguageEnv
+from llm_agents.errors import UserError
+
+GROUP = "llm_agents.environments"
+
+
+def list_environments() -> dict[str, str]:
+    """The installed environments: Gymnasium id to the module that registers it."""
+    return {entry.name: entry.value for entry in sorted(entry_points(group=GROUP))}
+
+
+def make_environment(env_id: str, **options: Any) -> LanguageEnv:
+    """One environment, without Gymnasium's wrappers.
+
+    Args:
+        env_id: such as ``ClevrRobot-v0``; ``module:Name-v0`` for one that no entry point names.
+        options: passed on to the environment.
+
+    Raises:
+        UserError: there is no such environment, it cannot be imported, or it has no goals in words.
+    """
+    module, _, name = env_id.rpartition(":")
+    if not module and name not in list_environments():
+        raise UserError(unknown("environment", name, list(list_environments())))
+    full_id = f"{module or list_environments()[name]}:{name}"
+    try:
+        env = gymnasium.make(full_id, disable_env_checker=True, **options).unwrapped
+    except (ImportError, gymnasium.error.Error) as error:
+        raise UserError(f"environment {full_id} cannot be made: {' '.join(str(error).split())}") from error
+    if not isinstance(env, LanguageEnv):
+        raise UserError(f"environment {full_id} is a {type(env).__name__}, expected a LanguageEnv: it has no goals")
+    return env

@@ -1,0 +1,245 @@
+"""Judge agents on panels, keep the results in the run's folder, and show them as a table."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from envs.episodes import Episode
+from envs.goals import Split, unknown
+from envs.language import LanguageEnv, LanguageTask
+from llm_agents.config import parse_config
+from llm_agents.errors import UserError
+from llm_agents.evaluation.panel import Panel, Wordings, make_panel
+from llm_agents.evaluation.statistics import Estimate, success_rate
+from llm_agents.recipes import Recipe
+from llm_agents.rollout import Agent, Case, numbered_rollout
+from llm_agents.run import Run, write_atomically
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column of the table of results shows."""
+
+    name: str
+    split: Split
+    wordings: Wordings = "all"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one agent did on one panel, in the order of its cases.
+
+    Attributes:
+        outcomes: 1 where the goal was reached, else 0.
+        returns: the undiscounted sum of rewards.
+        lengths: the number of steps.
+    """
+
+    outcomes: list[int]
+    returns: list[float]
+    lengths: list[int]
+
+    @property
+    def successes(self) -> int:
+        return sum(self.outcomes)
+
+    @property
+    def episodes(self) -> int:
+        return len(self.outcomes)
+
+    @property
+    def rate(self) -> Estimate:
+        """The success rate with its Wilson interval."""
+        return success_rate(self.successes, self.episodes)
+
+
+@dataclass(frozen=True)
+class StoredPanel:
+    """A panel that a run was judged on, and the results by agent."""
+
+    column: str
+    panel: Panel
+    results: dict[str, Result]
+
+
+def evaluate_agent(agent: Agent, make_env: Callable[[], LanguageEnv], panel: Panel, num_envs: int = 64) -> Result:
+    """Play every case of a panel once."""
+    episodes: dict[int, Episode] = dict(numbered_rollout(agent, make_env, panel.cases, num_envs))
+    ordered = [episodes[index] for index in range(len(panel))]
+    return Result(
+        outcomes=[int(episode.success) for episode in ordered],
+        returns=[float(episode.rewards.sum()) for episode in ordered],
+        lengths=[len(episode) for episode in ordered],
+    )
+
+
+def make_panels(task: LanguageTask, columns: Iterable[Column], size: int, seed: int = 0) -> dict[str, Panel]:
+    """A panel of ``size`` cases for each column, by the column's name."""
+    return {column.name: make_panel(task, column.split, size, seed, column.wordings) for column in columns}
+
+
+def evaluate_run(
+    run: Run, recipe: Recipe, panels: Mapping[str, Panel], agent_names: Sequence[str], num_workers: int = 1
+) -> dict[str, dict[str, Result]]:
+    """Judge a run's agents on panels: results by column and agent.
+
+    What was judged before is read back, so an evaluation that was killed goes on. The numbers do not depend on
+    ``num_workers``: each agent plays each panel as a whole, on one thread.
+
+    Args:
+        run: a run whose agents are trained.
+        recipe: the recipe that made it.
+        panels: by the name of their column.
+        agent_names: some of ``recipe.agent_names(run)``.
+        num_workers: processes; with 1 everything happens in this one.
+
+    Raises:
+        UserError: an unknown agent, or a worker died.
+    """
+    for name in agent_names:
+        if name not in recipe.agent_names(run):
+            raise UserError(unknown("agent", name, recipe.agent_names(run)))
+    for column, panel in panels.items():
+        _store_panel(run, column, panel)
+    jobs = {(panel.hash, name): panel for panel in panels.values() for name in agent_names}
+    jobs = {key: panel for key, panel in jobs.items() if not _path(run.folder, *key).exists()}
+    with _progress_bar(sum(len(panel) for panel in jobs.values())) as advance:
+        for panel in _play(jobs, run.folder, recipe, num_workers):
+            advance(len(panel))
+    return {
+        column: {name: _read_result(_path(run.folder, panel.hash, name)) for name in agent_names}
+        for column, panel in panels.items()
+    }
+
+
+def stored_panels(run: Run) -> list[StoredPanel]:
+    """Every panel that a run was judged on, oldest first."""
+    paths = sorted((run.folder / "evaluation").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [_read_panel(path) for path in paths]
+
+
+def results_table(results: Mapping[str, Mapping[str, Result]], panels: Mapping[str, Panel]) -> Table:
+    """Agents down, columns across; each cell a success rate with its interval, each header the panel's hash."""
+    table = Table("agent", title="success rate with 95 % interval")
+    for column in results:
+        table.add_column(Text(f"{column}\n{panels[column].hash}"), justify="right")
+    for name in next(iter(results.values()), {}):
+        table.add_row(Text(name), *[Text(format_rate(row[name].rate)) for row in results.values()])
+    return table
+
+
+def format_rate(rate: Estimate) -> str:
+    """Such as ``0.873 [0.83, 0.91]``."""
+    return f"{rate.value:.3f} [{rate.low:.2f}, {rate.high:.2f}]"
+
+
+def column_as_json(split: str, panel: Panel, results: Mapping[str, Result]) -> dict[str, Any]:
+    """One column of the table as plain data."""
+    return {"split": split, "panel": panel.hash, "agents": {name: _numbers(result) for name, result in results.items()}}
+
+
+def _numbers(result: Result) -> dict[str, float]:
+    rate = result.rate
+    return {
+        "successes": result.successes,
+        "episodes": result.episodes,
+        "success_rate": rate.value,
+        "low": rate.low,
+        "high": rate.high,
+    }
+
+
+def _play(jobs: dict[tuple[str, str], Panel], folder: Path, recipe: Recipe, num_workers: int) -> Iterator[Panel]:
+    """Do the jobs and yield the panel of each as it ends."""
+    if min(num_workers, len(jobs)) <= 1:
+        for (_, name), panel in jobs.items():
+            with _one_thread():
+                _judge(folder, recipe, name, panel)
+            yield panel
+        return
+    executor = ProcessPoolExecutor(min(num_workers, len(jobs)), get_context("spawn"), _start_worker)
+    try:
+        futures = [executor.submit(_judge, folder, recipe, name, panel) for (_, name), panel in jobs.items()]
+        yield from (future.result() for future in as_completed(futures))
+    except BrokenProcessPool:
+        raise UserError("an evaluation worker died, perhaps for want of memory: try fewer --workers") from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _judge(folder: Path, recipe: Recipe, name: str, panel: Panel) -> Panel:
+    """One job: judge one agent on one panel and store the result. Runs in any process."""
+    run = Run.open(folder)
+    config = parse_config(recipe.Config, run.config, str(folder / "config.yaml"))
+    agent = recipe.load_agent(run, name)
+    result = evaluate_agent(agent, partial(recipe.make_env, config), panel)
+    write_atomically(_path(folder, panel.hash, name), json.dumps(asdict(result)))
+    return panel
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback of its own
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a worker: the order of floating-point sums depends on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _path(folder: Path, panel_hash: str, agent: str) -> Path:
+    return folder / "evaluation" / panel_hash / f"{quote(agent, safe=' ')}.json"
+
+
+def _store_panel(run: Run, column: str, panel: Panel) -> None:
+    path = run.folder / "evaluation" / f"{panel.hash}.json"
+    if not path.exists():
+        cases = [asdict(case) for case in panel.cases]
+        write_atomically(path, json.dumps({"column": column, "cases": cases}, indent=1))
+
+
+def _read_panel(path: Path) -> StoredPanel:
+    stored = json.loads(path.read_text())
+    results = {unquote(file.stem): _read_result(file) for file in sorted(path.with_suffix("").glob("*.json"))}
+    return StoredPanel(stored["column"], Panel(tuple(Case(**case) for case in stored["cases"])), results)
+
+
+def _read_result(path: Path) -> Result:
+    return Result(**json.loads(path.read_text()))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} episodes/s" if task.speed else "")
+
+
+@contextmanager
+def _progress_bar(num_episodes: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; yields what moves it on by a number of episodes."""
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=num_episodes == 0) as progress:
+        task = progress.add_task("evaluating", total=num_episodes)
+        yield lambda episodes: progress.advance(task, episodes)
