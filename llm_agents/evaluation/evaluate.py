@@ -16,8 +16,6 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -31,6 +29,7 @@ from llm_agents.evaluation.statistics import Estimate, success_rate
 from llm_agents.recipes import Recipe
 from llm_agents.rollout import Agent, Case, numbered_rollout
 from llm_agents.run import Run, write_atomically
+from llm_agents.training import progress_bar
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def evaluate_run(
         _store_panel(run, column, panel)
     jobs = {(panel.hash, name): panel for panel in panels.values() for name in agent_names}
     jobs = {key: panel for key, panel in jobs.items() if not _path(run.folder, *key).exists()}
-    with _progress_bar(sum(len(panel) for panel in jobs.values())) as advance:
+    with progress_bar("evaluating episodes", sum(len(panel) for panel in jobs.values())) as advance:
         for panel in _play(jobs, run.folder, recipe, num_workers):
             advance(len(panel))
     return {
@@ -150,9 +149,15 @@ def format_rate(rate: Estimate) -> str:
     return f"{rate.value:.3f} [{rate.low:.2f}, {rate.high:.2f}]"
 
 
-def column_as_json(split: str, panel: Panel, results: Mapping[str, Result]) -> dict[str, Any]:
-    """One column of the table as plain data."""
-    return {"split": split, "panel": panel.hash, "agents": {name: _numbers(result) for name, result in results.items()}}
+def column_as_json(column: str, panel: Panel, results: Mapping[str, Result]) -> dict[str, Any]:
+    """One column of the table as plain data; the split of a panel of your own may be ``mixed``."""
+    splits = {case.split for case in panel.cases}
+    return {
+        "column": column,
+        "split": splits.pop() if len(splits) == 1 else "mixed",
+        "panel": panel.hash,
+        "agents": {name: _numbers(result) for name, result in results.items()},
+    }
 
 
 def _numbers(result: Result) -> dict[str, float]:
@@ -229,17 +234,3 @@ def _read_panel(path: Path) -> StoredPanel:
 
 def _read_result(path: Path) -> Result:
     return Result(**json.loads(path.read_text()))
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} episodes/s" if task.speed else "")
-
-
-@contextmanager
-def _progress_bar(num_episodes: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr; yields what moves it on by a number of episodes."""
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=num_episodes == 0) as progress:
-        task = progress.add_task("evaluating", total=num_episodes)
-        yield lambda episodes: progress.advance(task, episodes)

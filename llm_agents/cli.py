@@ -1,0 +1,347 @@
+"""The command ``llm-agents``. Each command imports what it needs, so that ``--help`` and mistakes are quick."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_agents.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from envs.language import LanguageEnv
+    from llm_agents.config import Settings
+    from llm_agents.evaluation.panel import Panel
+    from llm_agents.recipes import Recipe
+    from llm_agents.run import Run
+
+DESCRIPTION = """\
+Train agents that reach goals given in natural language, and judge them on goals they have never seen.
+
+  llm-agents doctor                                  is everything in place?
+  llm-agents envs                                    what can be trained in?
+  llm-agents train configs/kalm/smoke.yaml           train, evaluate, write a report
+  llm-agents evaluate runs/kalm-smoke-1 --split hard success rates on unseen goals
+"""
+TABLE_WIDTH = 160  # columns, where the output is no terminal
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 for a check that fails, 2 for a user's mistake, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = Namespace(stopped="stopped")
+    try:
+        _parse(arguments, options)
+        return options.command(options) or 0
+    except KeyboardInterrupt:
+        print(f"\nllm-agents: {options.stopped}", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        # The errors that envs/ defines, such as UnknownGoal and CorruptStore, are about what the user gave, too.
+        if not (isinstance(error, UserError) or type(error).__module__.startswith("envs.")):
+            raise
+        print(f"llm-agents: {error}", file=sys.stderr)
+        return 2
+
+
+def train(options: Namespace) -> int:
+    """Train by a config, from the start or from where a run was stopped; ends with the report."""
+    from llm_agents.config import flatten
+    from llm_agents.report import write_report
+
+    run, recipe, config = _start_run(options)
+    options.stopped = f"stopped; go on with: llm-agents train {options.config} --run {run.folder} --resume"
+    run.record_command(["llm-agents", *options.arguments])
+    print(f"run {run.folder}, recipe {run.recipe}")
+    for key, value in flatten(config, only_changed=True).items():
+        print(f"  {key}: {value}")
+    recipe.run(config, run)
+    print(f"report: {write_report(run, recipe)}")
+    return 0
+
+
+def evaluate(options: Namespace) -> int:
+    """Success rates of a run's agents on unseen goals, as a table and as JSON."""
+    from llm_agents.evaluation.evaluate import column_as_json, evaluate_run, results_table
+    from llm_agents.run import write_atomically
+
+    options.stopped = "stopped; the same command goes on where it was"
+    run, recipe, config = _open_run(options.run)
+    panels = _panels(options, recipe, config)
+    run.record_command(["llm-agents", *options.arguments])
+    agents = options.agents or recipe.agent_names(run)
+    results = evaluate_run(run, recipe, panels, agents, options.workers)
+    _console().print(results_table(results, panels))
+    if options.json:
+        rows = [column_as_json(name, panel, results[name]) for name, panel in panels.items()]
+        try:
+            write_atomically(Path(options.json), json.dumps(rows[0] if len(rows) == 1 else rows, indent=1))
+        except OSError as error:
+            raise UserError(f"--json {options.json} cannot be written: {error.strerror}") from None
+    return 0
+
+
+def report(options: Namespace) -> int:
+    """Write report.html anew."""
+    from llm_agents.report import write_report
+
+    run, recipe, _ = _open_run(options.run)
+    print(write_report(run, recipe))
+    return 0
+
+
+def list_envs(options: Namespace) -> int:
+    """A table of the installed environments."""
+    from rich.table import Table
+
+    from envs.goals import SPLITS
+    from llm_agents.environments import list_environments
+
+    table = Table("environment", "actions", "horizon", *[f"{split} goals" for split in SPLITS])
+    for env_id in list_environments():
+        _add_env(table, env_id)
+    _console().print(table)
+    return 0
+
+
+def check_env(options: Namespace) -> int:
+    """Whether an environment keeps the contract."""
+    from envs.check import LanguageEnvError, check_language_env
+    from llm_agents.environments import make_environment
+
+    try:
+        check_language_env(make_environment(options.id))
+    except LanguageEnvError as error:
+        print(error)
+        return 1
+    print(f"{options.id}: ok")
+    return 0
+
+
+def doctor(options: Namespace) -> int:
+    """What is in place and what is not."""
+    from llm_agents.doctor import diagnose
+
+    return diagnose(_console())
+
+
+def encoder(options: Namespace) -> int:
+    """How well a text encoder's sentence embedding tells goals apart."""
+    from llm_agents.encoder_check import check_encoder
+    from llm_agents.environments import make_environment
+
+    check_encoder(options.name, make_environment(options.env).task, _console())
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def _parse(arguments: list[str], options: Namespace) -> None:
+    """Read the command line into ``options``."""
+    parser = _Parser("llm-agents", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_add_train, _add_evaluate, _add_report, _add_envs, _add_doctor, _add_encoder):
+        add(commands)
+    own, overrides = _split_overrides(arguments) if arguments[:1] == ["train"] else (arguments, [])
+    _, rest = parser.parse_known_args(own, options)
+    if rest:
+        raise UserError(_unknown_argument(rest[0], options.parser))
+    options.arguments, options.overrides = arguments, overrides
+
+
+def _add_command(commands: Any, name: str, command: Any, help: str, **more: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=help,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **more,
+    )
+    parser.set_defaults(command=command, parser=parser)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "train",
+        train,
+        "train by a config, evaluate, and write a report",
+        usage="llm-agents train CONFIG [--run DIR] [--resume] [--section.field VALUE ...]",
+        epilog="Any field of the config can be changed: --policy.num_steps 100. The run's folder holds the resolved\n"
+        "config.yaml with every field. Ctrl-C leaves a checkpoint; --resume goes on from there.",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/kalm/smoke.yaml")
+    parser.add_argument("--run", metavar="DIR", help="folder of the run (default: runs/<recipe>-<config>-<n>)")
+    parser.add_argument("--resume", action="store_true", help="continue the run; start it if there is none")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add_command(commands, "evaluate", evaluate, "success rates of a run's agents on goals they never saw")
+    parser.add_argument("run", metavar="RUN", help="folder of a run, such as runs/kalm-smoke-1")
+    parser.add_argument("--split", help="train, rephrase, easy or hard (default: all that the recipe shows)")
+    parser.add_argument("--wordings", help="all, given or new: which wordings of a goal are used (default: all)")
+    parser.add_argument("--episodes", type=int, help="episodes an agent and a split (default: 200)")
+    parser.add_argument("--seed", type=int, help="seed of the panel: other goals, words and starts (default: 0)")
+    parser.add_argument("--agents", nargs="+", metavar="NAME", help="only these agents (default: all)")
+    parser.add_argument("--panel", metavar="FILE", help='your own goals: JSON rows {"goal": id, "instruction": text}')
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
+    parser.add_argument("--workers", type=int, default=1, help="processes; the numbers stay the same (default: 1)")
+
+
+def _add_report(commands: Any) -> None:
+    parser = _add_command(commands, "report", report, "write a run's report.html anew and print where it is")
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+
+
+def _add_envs(commands: Any) -> None:
+    parser = _add_command(commands, "envs", list_envs, "list the installed environments, or check one")
+    checks = parser.add_subparsers(title="commands", metavar="COMMAND")
+    check = _add_command(checks, "check", check_env, "check that an environment keeps the contract")
+    check.add_argument("id", metavar="ID", help="such as ClevrRobot-v0, or module:Name-v0")
+
+
+def _add_doctor(commands: Any) -> None:
+    _add_command(commands, "doctor", doctor, "check this machine and installation, one line each")
+
+
+def _add_encoder(commands: Any) -> None:
+    parser = _add_command(commands, "encoder", encoder, "measure how well a text encoder tells goals apart")
+    parser.add_argument("name", metavar="NAME", nargs="?", default="all-MiniLM-L6-v2", help="(default: %(default)s)")
+    parser.add_argument("--env", metavar="ID", default="ClevrRobot-v0", help="whose goals (default: %(default)s)")
+
+
+def _split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The command's own arguments, and the ``--section.field value`` pairs wherever they stand."""
+    own, overrides = [], []
+    tokens = list(reversed(arguments))
+    while tokens:
+        token = tokens.pop()
+        if not token.startswith("--") or token.partition("=")[0] in ("--run", "--resume", "--help"):
+            own.append(token)
+            continue
+        overrides.append(token)
+        if "=" not in token and tokens and not tokens[-1].startswith("--"):
+            overrides.append(tokens.pop())
+    return own, overrides
+
+
+def _unknown_argument(argument: str, parser: argparse.ArgumentParser) -> str:
+    known = re.findall(r"--[a-z]+", parser.format_usage())
+    near = difflib.get_close_matches(argument, known, n=1)
+    hint = f": did you mean {near[0]}?" if near else ""
+    return f"unexpected {argument!r}{hint} (see {parser.prog} --help)"
+
+
+def _start_run(options: Namespace) -> tuple[Run, Recipe, Settings]:
+    """The run to train: a new one, or with ``--resume`` the one that is there."""
+    from llm_agents.config import load_config
+    from llm_agents.recipes import find_recipe
+    from llm_agents.run import Run
+
+    name, config = load_config(options.config, options.overrides)
+    folder = Path(options.run) if options.run else _default_folder(name, options)
+    if options.resume and (folder / "config.yaml").exists():
+        return _continue_run(folder, name, config, options)
+    return Run.create(folder, name, config.model_dump(mode="json")), find_recipe(name), config
+
+
+def _continue_run(folder: Path, name: str, asked: Settings, options: Namespace) -> tuple[Run, Recipe, Settings]:
+    """An existing run with its own config; an override that contradicts that config is refused."""
+    from llm_agents.config import differences, parse_config
+
+    run, recipe, config = _open_run(folder)
+    if run.recipe != name:
+        raise UserError(f"{folder} was made by recipe {run.recipe!r}, but {options.config} is for {name!r}")
+    where = str(folder / "config.yaml")
+    changed = differences(config, parse_config(recipe.Config, run.config, where, options.overrides))
+    for key, (stored, given) in changed.items():
+        raise UserError(
+            f"--{key} {given} contradicts {where}, which says {stored}: leave it out, or choose another --run"
+        )
+    for key, (stored, given) in differences(config, asked).items():
+        print(f"{key} stays {stored} as in {where}; {options.config} says {given}", file=sys.stderr)
+    return run, recipe, config
+
+
+def _default_folder(recipe: str, options: Namespace) -> Path:
+    """``runs/<recipe>-<config>-<n>``: the last one there is with ``--resume``, else the next."""
+    stem = f"{recipe}-{Path(options.config).stem}-"
+    taken = [
+        int(path.name.removeprefix(stem)) for path in Path("runs").glob(f"{stem}*") if path.name[len(stem) :].isdigit()
+    ]
+    last = max(taken, default=0)
+    return Path("runs") / f"{stem}{last if options.resume and last else last + 1}"
+
+
+def _open_run(folder: str | Path) -> tuple[Run, Recipe, Settings]:
+    from llm_agents.config import parse_config
+    from llm_agents.recipes import find_recipe
+    from llm_agents.run import Run
+
+    run = Run.open(folder)
+    recipe = find_recipe(run.recipe)
+    return run, recipe, parse_config(recipe.Config, run.config, str(run.folder / "config.yaml"))
+
+
+def _panels(options: Namespace, recipe: Recipe, config: Settings) -> dict[str, Panel]:
+    """What ``evaluate`` is asked to judge on, by the name of the column."""
+    from envs.goals import SPLITS
+    from llm_agents.evaluation.evaluate import Column, make_panels
+    from llm_agents.evaluation.panel import Wordings, read_panel
+
+    task = recipe.make_env(config).task
+    wordings: Wordings = options.wordings or "all"
+    if options.panel:
+        if any(value is not None for value in (options.wordings, options.episodes, options.seed)):
+            raise UserError("--panel says which words and how many episodes: leave out --wordings, --episodes, --seed")
+        return {Path(options.panel).stem: read_panel(options.panel, task, options.split or "train")}
+    if options.split:
+        columns = [Column(options.split, options.split, wordings)]
+    elif options.wordings:
+        columns = [Column(split, split, wordings) for split in SPLITS]
+    else:
+        columns = recipe.columns(config)
+    size = 200 if options.episodes is None else options.episodes
+    return make_panels(task, columns, size, options.seed or 0)
+
+
+def _add_env(table: Table, env_id: str) -> None:
+    """A row of the table of environments; one that cannot be made says why."""
+    from envs.goals import SPLITS
+    from llm_agents.environments import make_environment
+
+    try:
+        env = make_environment(env_id)
+    except UserError as error:
+        table.add_row(env_id, str(error))
+        return
+    horizons = {env.task.horizon(goal) for split in SPLITS for goal in env.task.goals(split)}
+    horizon = str(max(horizons)) if len(horizons) == 1 else f"{min(horizons)} to {max(horizons)}"
+    table.add_row(env_id, _actions(env), horizon, *[str(len(env.task.goals(split))) for split in SPLITS])
+
+
+def _actions(env: LanguageEnv) -> str:
+    from gymnasium.spaces import Discrete, flatdim
+
+    space = env.action_space
+    return f"{space.n} discrete" if isinstance(space, Discrete) else f"{flatdim(space)} continuous"
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
