@@ -55,17 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: Namespace) -> int:
     """Train by a config, from the start or from where a run was stopped; ends with the report."""
-    from llm_agents.config import flatten
-    from llm_agents.report import write_report
+    from llm_agents.config import flatten, load_config
 
-    run, recipe, config = _start_run(options)
+    name, config = load_config(options.config, options.overrides)
+    run, recipe, config = _start_run(name, config, options)
     options.stopped = f"stopped; go on with: llm-agents train {options.config} --run {run.folder} --resume"
     run.record_command(["llm-agents", *options.arguments])
     print(f"run {run.folder}, recipe {run.recipe}")
     for key, value in flatten(config, only_changed=True).items():
         print(f"  {key}: {value}")
     recipe.run(config, run)
-    print(f"report: {write_report(run, recipe)}")
+    print(f"report: {_write_report(run, recipe)}")
     return 0
 
 
@@ -92,10 +92,8 @@ def evaluate(options: Namespace) -> int:
 
 def report(options: Namespace) -> int:
     """Write report.html anew."""
-    from llm_agents.report import write_report
-
     run, recipe, _ = _open_run(options.run)
-    print(write_report(run, recipe))
+    print(_write_report(run, recipe))
     return 0
 
 
@@ -246,13 +244,11 @@ def _unknown_argument(argument: str, parser: argparse.ArgumentParser) -> str:
     return f"unexpected {argument!r}{hint} (see {parser.prog} --help)"
 
 
-def _start_run(options: Namespace) -> tuple[Run, Recipe, Settings]:
+def _start_run(name: str, config: Settings, options: Namespace) -> tuple[Run, Recipe, Settings]:
     """The run to train: a new one, or with ``--resume`` the one that is there."""
-    from llm_agents.config import load_config
     from llm_agents.recipes import find_recipe
     from llm_agents.run import Run
 
-    name, config = load_config(options.config, options.overrides)
     folder = Path(options.run) if options.run else _default_folder(name, options)
     if options.resume and (folder / "config.yaml").exists():
         return _continue_run(folder, name, config, options)
@@ -295,6 +291,12 @@ def _open_run(folder: str | Path) -> tuple[Run, Recipe, Settings]:
     run = Run.open(folder)
     recipe = find_recipe(run.recipe)
     return run, recipe, parse_config(recipe.Config, run.config, str(run.folder / "config.yaml"))
+
+
+def _write_report(run: Run, recipe: Recipe) -> Path:
+    from llm_agents.report import write_report
+
+    return write_report(run, recipe)
 
 
 def _panels(options: Namespace, recipe: Recipe, config: Settings) -> dict[str, Panel]:
