@@ -15,7 +15,19 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from envs.check import LanguageEnvError, check_language_env
 from envs.goals import SPLITS, Goal, GoalSet, Split, unknown
+
+__all__ = [
+    "AnyText",
+    "Expert",
+    "InvalidAction",
+    "LanguageEnv",
+    "LanguageEnvError",
+    "LanguageTask",
+    "check_language_env",
+    "start_of",
+]
 
 MAX_TEXT = 4096
 MAX_START_DRAWS = 1000

@@ -35,9 +35,11 @@ ACTION_TEXTS = tuple(f"push the {colour} ball {direction}" for colour in COLOURS
 
 # Aims inside the success regions, so that a cost of zero lies safely within.
 _PAIR_AIM, _GATHER_AIM, _MOVE_AIM = 0.33, 0.30, 0.20
-# No centre travels farther than this in one push, and no two come closer: measured over 20,000 random pushes.
+# No centre travels farther than this in one push, measured over 20,000 random pushes. Two centres do come closer than
+# a diameter, since balls climb onto each other: 15% of the expert's pushes for pairs leave them within 0.24 m. Within
+# this it is none of 25,000 random pushes and 0.3% of 3,800 of the expert's.
 MAX_STEP = 0.45
-MIN_DISTANCE = 0.24
+MIN_DISTANCE = 0.18
 
 
 class ClevrRobotTask(LanguageTask):
@@ -91,7 +93,7 @@ class ClevrRobotTask(LanguageTask):
         return MOVE_HORIZON if goal.family == "move" else HORIZON
 
     def plausible(self, states: NDArray, actions: NDArray, next_states: NDArray) -> NDArray[np.bool_]:
-        """On the table, no ball jumping, no two balls inside each other."""
+        """On the table, no ball jumping, no two balls in one place."""
         before, after = _positions(states), _positions(next_states)
         on_table = ((after > LOW - 0.02) & (after < HIGH + 0.02)).all((-2, -1))
         steps = np.linalg.norm(after - before, axis=-1)

@@ -1,0 +1,6 @@
+import os
+
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(1)
