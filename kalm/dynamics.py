@@ -1,0 +1,93 @@
+"""What each action would lead to: the language model's own dynamics, and a plain MLP to compare it with."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Protocol
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kalm.grounding import read_actions
+from kalm.trajectories import Transitions
+from kalm.trajectory_lm import Scale, TrajectoryLM
+from llm_agents.training import Batch, OptimizerSettings
+
+
+class Dynamics(Protocol):
+    """A learned model of the environment."""
+
+    def outcomes(self, states: Tensor) -> Tensor:
+        """The next state after every action: (N, D) -> (N, A, D)."""
+        ...
+
+
+class LMDynamics:
+    """Dynamics prediction by the grounded language model, for all actions of a state in one packed forward.
+
+    Args:
+        chunk: states in one forward.
+    """
+
+    def __init__(self, model: TrajectoryLM, chunk: int = 64) -> None:
+        self.model = model
+        self.chunk = chunk
+
+    @torch.inference_mode()
+    def outcomes(self, states: Tensor) -> Tensor:
+        return torch.cat([self._outcomes(part) for part in states.split(self.chunk)])
+
+    def _outcomes(self, states: Tensor) -> Tensor:
+        actions = torch.arange(self.model.num_actions, device=states.device).expand(len(states), -1)
+        return self.model.next_states(states[:, None], read_actions(self.model, states, actions))
+
+
+class MLPDynamicsSettings(OptimizerSettings):
+    """The plain dynamics model of the ablation."""
+
+    num_steps: int = Field(4000, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(512, ge=1)
+    """Transitions in one optimizer step."""
+    hidden_size: int = Field(256, ge=1)
+    """Width of its three hidden layers."""
+
+
+class MLPDynamics(nn.Module):
+    """The same prediction by a multi-layer perceptron: the ablation that shows what the language model adds."""
+
+    def __init__(self, num_actions: int, scale: Scale, settings: MLPDynamicsSettings) -> None:
+        super().__init__()
+        self.num_actions = num_actions
+        for name, value in scale._asdict().items():
+            self.register_buffer(name, value.float())
+        state_dim, width = len(scale.state_mean), settings.hidden_size
+        sizes = (state_dim + num_actions, width, width, width)
+        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.SiLU())]
+        self.net = nn.Sequential(*layers, nn.Linear(width, state_dim))
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Squared error of the change, in units of its deviation; states (N, D), actions (N,), next_states (N, D)."""
+        target = (batch["next_states"] - batch["states"]) / self.step_std
+        loss = F.mse_loss(self._scaled_change(batch["states"], batch["actions"]), target)
+        return loss, {}
+
+    @torch.inference_mode()
+    def outcomes(self, states: Tensor) -> Tensor:
+        actions = torch.arange(self.num_actions, device=states.device).repeat(len(states))
+        repeated = states.repeat_interleave(self.num_actions, 0)
+        next_states = repeated + self._scaled_change(repeated, actions) * self.step_std
+        return next_states.view(len(states), self.num_actions, -1)
+
+    def _scaled_change(self, states: Tensor, actions: Tensor) -> Tensor:
+        one_hot = F.one_hot(actions, self.num_actions).to(states.dtype)
+        return self.net(torch.cat([(states - self.state_mean) / self.state_std, one_hot], -1))
+
+
+def transition_batch(transitions: Transitions, batch_size: int, seed: int, step: int) -> Batch:
+    """A batch of single transitions, a function of the step."""
+    rng = np.random.default_rng([seed, step])
+    return transitions.take(torch.from_numpy(rng.integers(len(transitions.states), size=batch_size)))._asdict()

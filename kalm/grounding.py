@@ -1,0 +1,258 @@
+"""Grounding a language model in an environment: the four tasks of KALM (Pang et al., NeurIPS 2024, section 4.1).
+
+==================== ====================================== ======================================
+task                 given                                  to be predicted
+==================== ====================================== ======================================
+rollout generation   instruction, states and actions so far each action, each change of state
+dynamics prediction  state, action                          the change of state
+consequence          instruction, first state               the change up to the last state
+rollout explanation  states and actions                     the instruction, in words
+==================== ====================================== ======================================
+
+Changes are in units of their deviation; the loss is the weighted sum of cross-entropies and squared errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kalm.trajectories import Trajectories, Transitions
+from kalm.trajectory_lm import TrajectoryLM
+from llm_agents.config import Settings
+from llm_agents.training import Batch, OptimizerSettings
+
+HELD_OUT_SHARE = 0.02
+NUM_HELD_OUT = 512
+LENGTH_BLOCK = 8
+
+
+class TaskShares(Settings):
+    """How a batch is divided among the four tasks; any of them may be 0."""
+
+    rollout: float = Field(0.26, ge=0)
+    """Rollout generation."""
+    dynamics: float = Field(0.65, ge=0)
+    """Dynamics prediction."""
+    consequence: float = Field(0.03, ge=0)
+    """Consequence prediction."""
+    explanation: float = Field(0.06, ge=0)
+    """Rollout explanation."""
+
+
+class GroundingSettings(OptimizerSettings):
+    """How the language model is grounded."""
+
+    num_steps: int = Field(4000, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(256, ge=8)
+    """Sequences in one optimizer step, all four tasks together."""
+    learning_rate: float = Field(2e-3, gt=0)
+    """Peak learning rate."""
+    shares: TaskShares = TaskShares()
+    """How a batch is divided among the tasks."""
+    max_steps: int = Field(12, ge=1)
+    """Longer rollouts are read in pieces of this many steps."""
+    action_weight: float = Field(0.5, ge=0)
+    """Weight of the action loss against the state loss in rollout generation (KALM: 0.5)."""
+
+
+class Grounding(nn.Module):
+    """The four losses over one `TrajectoryLM`."""
+
+    def __init__(self, model: TrajectoryLM, settings: GroundingSettings) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The sum of the tasks' losses; a task without rows adds nothing."""
+        losses, metrics = [], {}
+        for name, task in (
+            ("rollout", self.rollout),
+            ("dynamics", self.dynamics),
+            ("consequence", self.consequence),
+            ("explanation", self.explanation),
+        ):
+            if f"{name}/states" not in batch:
+                continue
+            rows = {key.split("/")[1]: value for key, value in batch.items() if key.startswith(f"{name}/")}
+            loss, task_metrics = task(**rows)
+            losses.append(loss)
+            metrics |= {f"{name}_{key}": value for key, value in task_metrics.items()}
+        return torch.stack(losses).sum(), metrics
+
+    def rollout(
+        self, states: Tensor, actions: Tensor, lengths: Tensor, instructions: Sequence[str]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Rollout generation: states (N, T + 1, D), actions (N, T), lengths (N,), N instructions."""
+        pieces = self.model.read(
+            [
+                self.model.marker("goal", len(states)),
+                self.model.lm.embed_texts(instructions),
+                self.model.marker("rollout", len(states)),
+                self._trajectory(states, actions, lengths),
+            ]
+        )
+        at_state, at_action = pieces[-1][:, 0:-1:2], pieces[-1][:, 1::2]
+        real = torch.arange(actions.shape[1], device=lengths.device) < lengths[:, None]
+        logits = self.model.action_logits(at_state[real])
+        action_loss = F.cross_entropy(logits, actions[real])
+        state_loss = self._change_loss(at_action[real], states[:, :-1][real], states[:, 1:][real])
+        accuracy = (logits.argmax(-1) == actions[real]).float().mean()
+        weight = self.settings.action_weight
+        return weight * action_loss + (1 - weight) * state_loss, {
+            "action_loss": action_loss.item(),
+            "action_accuracy": accuracy.item(),
+            "state_loss": state_loss.item(),
+        }
+
+    def dynamics(self, states: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Dynamics prediction from single transitions: states (N, 2, D), actions (N, 1)."""
+        hidden = read_actions(self.model, states[:, 0], actions)
+        loss = self._change_loss(hidden[:, 0], states[:, 0], states[:, 1])
+        return loss, {"state_loss": loss.item()}
+
+    def consequence(
+        self, states: Tensor, actions: Tensor, lengths: Tensor, instructions: Sequence[str]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Consequence prediction: the change between the first and the last state."""
+        batch = len(states)
+        one = torch.ones(batch, 1, dtype=torch.bool, device=states.device)
+        pieces = self.model.read(
+            [
+                self.model.marker("goal", batch),
+                self.model.lm.embed_texts(instructions),
+                self.model.marker("start", batch),
+                (self.model.embed_states(states[:, :1]), one),
+                self.model.marker("end", batch),
+            ]
+        )
+        last = states[torch.arange(batch, device=lengths.device), lengths]
+        loss = self._change_loss(pieces[-1][:, -1], states[:, 0], last) / 4  # a rollout's change is several steps'
+        return loss, {"state_loss": loss.item()}
+
+    def explanation(
+        self, states: Tensor, actions: Tensor, lengths: Tensor, instructions: Sequence[str]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Rollout explanation: the instruction's tokens after the trajectory."""
+        token_ids, token_mask = self.model.lm.tokenize(instructions, end=True)
+        embeds = self.model.lm.model.get_input_embeddings()(token_ids)
+        pieces = self.model.read(
+            [
+                self.model.marker("rollout", len(states)),
+                self._trajectory(states, actions, lengths),
+                self.model.marker("goal", len(states)),
+                (embeds, token_mask),
+            ]
+        )
+        before = torch.cat([pieces[-2][:, -1:], pieces[-1][:, :-1]], 1)
+        loss = F.cross_entropy(self.model.lm.logits(before[token_mask]), token_ids[token_mask])
+        return loss, {"token_loss": loss.item()}
+
+    def _trajectory(self, states: Tensor, actions: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(2 * actions.shape[1] + 1, device=lengths.device)
+        return self.model.embed_trajectory(states, actions), positions <= 2 * lengths[:, None]
+
+    def _change_loss(self, hidden: Tensor, states: Tensor, next_states: Tensor) -> Tensor:
+        target = (next_states - states) / self.model.step_std
+        return F.mse_loss(self.model.scaled_change(hidden), target)
+
+
+def read_actions(model: TrajectoryLM, states: Tensor, actions: Tensor) -> Tensor:
+    """Hidden states (N, A, H) at actions (N, A), each of them taken in the state (N, D) as if it were the only one.
+
+    One packed forward: every action attends to the prompt, the state and itself, and stands at the same position.
+    """
+    num_rows, num_actions = actions.shape
+    prompt, _ = model.marker("dynamics", num_rows)
+    embeds = torch.cat([prompt, model.embed_states(states)[:, None], model.action_adapter(actions)], 1)
+    shared = prompt.shape[1] + 1
+    length = shared + num_actions
+    sees = torch.ones(length, length, dtype=torch.bool, device=states.device).tril()
+    sees[shared:, shared:] = torch.eye(num_actions, dtype=torch.bool, device=states.device)
+    positions = torch.arange(length, device=states.device).clamp_max(shared)
+    mask = sees.expand(num_rows, 1, length, length)
+    hidden = model.lm.hidden_states(embeds, mask, positions=positions.expand(num_rows, -1))
+    return hidden[:, shared:]
+
+
+class GroundingData:
+    """Batches for the four tasks, each a function of the step.
+
+    Args:
+        rollouts: goal-directed episodes, whose goals are said in any of their training wordings.
+        transitions: single transitions for dynamics prediction, from any episodes.
+        phrasings: the training wordings of each goal id.
+    """
+
+    def __init__(
+        self,
+        rollouts: Trajectories,
+        transitions: Transitions,
+        phrasings: Mapping[str, Sequence[str]],
+        settings: GroundingSettings,
+        seed: int,
+    ) -> None:
+        self.rollouts, self.settings, self.seed = rollouts, settings, seed
+        self.phrasings = phrasings
+        num_held_out = max(1, round(HELD_OUT_SHARE * len(rollouts)))
+        self._train_rows = np.arange(len(rollouts) - num_held_out)
+        self._held_out_rows = np.arange(len(rollouts) - num_held_out, len(rollouts))
+        self._transitions = transitions
+
+    def batch(self, step: int) -> Batch:
+        """The batch of an optimizer step."""
+        shares = self.settings.shares.model_dump()
+        sizes = {name: round(share / sum(shares.values()) * self.settings.batch_size) for name, share in shares.items()}
+        batch: Batch = {}
+        for number, (name, size) in enumerate(sizes.items()):
+            if size:
+                rows = self._rows(name, size, step, number)
+                batch |= {f"{name}/{key}": value for key, value in rows.items()}
+        return batch
+
+    def held_out(self) -> Batch:
+        """Rollout generation on held-out episodes, whole."""
+        rng = np.random.default_rng([self.seed, 0])
+        rows = self._held_out_rows[:NUM_HELD_OUT]
+        pieces = self._piece(rows, np.zeros(len(rows), np.int64), rng, self.settings.max_steps)
+        return {f"rollout/{key}": value for key, value in pieces.items()}
+
+    def _rows(self, name: str, size: int, step: int, task: int) -> Batch:
+        rng = np.random.default_rng([self.seed, step, task])
+        if name == "dynamics":
+            index = torch.from_numpy(rng.integers(len(self._transitions.states), size=size))
+            states = torch.stack([self._transitions.states[index], self._transitions.next_states[index]], 1)
+            return {"states": states, "actions": self._transitions.actions[index, None]}
+        rows, begins = self._of_one_length(name, size, step, task)
+        whole = self.rollouts.actions.shape[1]
+        return self._piece(rows, begins, rng, whole if name == "consequence" else self.settings.max_steps)
+
+    def _of_one_length(self, name: str, size: int, step: int, task: int) -> tuple[np.ndarray, np.ndarray]:
+        """Episodes and the steps from which they are read, of similar length so that little is padded.
+
+        The rows of several steps are drawn together, sorted by length and dealt out again.
+        """
+        block, place = divmod(step, LENGTH_BLOCK)
+        rng = np.random.default_rng([self.seed, block, task, LENGTH_BLOCK])
+        rows = rng.choice(self._train_rows, size * LENGTH_BLOCK)
+        lengths = self.rollouts.lengths[rows].numpy()
+        begins = np.zeros(len(rows), np.int64)
+        if name == "rollout":
+            # Half of the rollouts are read from a later state on: a rollout from there as good as any.
+            begins = rng.integers(0, lengths) * (rng.random(len(rows)) < 0.5)
+        order = np.argsort(np.minimum(lengths - begins, self.settings.max_steps), kind="stable")
+        dealt = order.reshape(LENGTH_BLOCK, size)[rng.permutation(LENGTH_BLOCK)[place]]
+        return rows[dealt], begins[dealt]
+
+    def _piece(self, rows: np.ndarray, begins: np.ndarray, rng: np.random.Generator, max_steps: int) -> Batch:
+        states, actions, lengths = self.rollouts.window(torch.from_numpy(rows), torch.from_numpy(begins), max_steps)
+        words = [self.phrasings[self.rollouts.episodes[row].goal_id] for row in rows]
+        instructions = [said[rng.integers(len(said))] for said in words]
+        return {"states": states, "actions": actions, "lengths": lengths, "instructions": instructions}

@@ -1,0 +1,52 @@
+"""Discrete conservative Q-learning (Kumar et al., NeurIPS 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kalm.offline.policy import OfflineAlgorithm, PolicySettings
+from kalm.trajectory_lm import Scale
+from llm_agents.training import Batch
+
+
+class ConservativeQLearning(OfflineAlgorithm):
+    """Double DQN with the conservative term CQL(H), equation 4 of the paper, for discrete actions.
+
+    ``y = r + discount * (1 - terminated) * Q_target(s', argmax_a Q(s', a))``
+
+    ``L = huber(Q(s, a) - y) + conservative_weight * (logsumexp_a' Q(s, a') - Q(s, a))``
+
+    A truncated episode is not a terminated one: the value of its last state still counts.
+    """
+
+    def __init__(self, text_dim: int, scale: Scale, num_actions: int, settings: PolicySettings) -> None:
+        super().__init__(text_dim, scale, num_actions, settings)
+        self.target = self.network(text_dim, scale, num_actions).requires_grad_(False)
+        self.target.load_state_dict(self.policy.state_dict())
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        values = self.policy(batch["states"], batch["text"])
+        taken = values.gather(1, batch["actions"][:, None])[:, 0]
+        td_loss = F.smooth_l1_loss(taken, self.td_target(batch))
+        conservative = (values.logsumexp(1) - taken).mean()
+        loss = td_loss + self.settings.conservative_weight * conservative
+        return loss, {"td": td_loss.item(), "conservative": conservative.item(), "q_value": taken.mean().item()}
+
+    @torch.no_grad()
+    def td_target(self, batch: Batch) -> Tensor:
+        """The double-DQN target of each transition, (N,)."""
+        best = self.policy(batch["next_states"], batch["text"]).argmax(1, keepdim=True)
+        next_values = self.target(batch["next_states"], batch["text"]).gather(1, best)[:, 0]
+        return batch["rewards"] + self.settings.discount * (~batch["terminated"]) * next_values
+
+    def after_step(self) -> None:
+        move_target(self.target, self.policy, self.settings.target_rate)
+
+
+@torch.no_grad()
+def move_target(target: torch.nn.Module, online: torch.nn.Module, rate: float) -> None:
+    """Polyak averaging: ``target += rate * (online - target)``."""
+    for old, new in zip(target.parameters(), online.parameters(), strict=True):
+        old.lerp_(new, rate)

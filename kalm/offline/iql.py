@@ -1,0 +1,59 @@
+"""Discrete implicit Q-learning (Kostrikov et al., ICLR 2022)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kalm.offline.cql import move_target
+from kalm.offline.policy import OfflineAlgorithm, PolicySettings
+from kalm.trajectory_lm import Scale
+from llm_agents.training import Batch
+
+MAX_WEIGHT = 100.0
+
+
+class ImplicitQLearning(OfflineAlgorithm):
+    """Learns values without ever asking for the value of an action outside the data.
+
+    Value, equation 5: ``L_V = E[ |expectile - 1(u < 0)| u^2 ]`` with ``u = Q_target(s, a) - V(s)``
+
+    Q, equation 6: ``L_Q = E[ (r + discount * (1 - terminated) * V(s') - Q(s, a))^2 ]``
+
+    Policy, equation 7: ``L_pi = -E[ exp(inverse_temperature * u) log pi(a | s) ]``, the weight at most 100.
+
+    The three have networks of their own, so one backward pass through their sum trains each by its own loss.
+    """
+
+    def __init__(self, text_dim: int, scale: Scale, num_actions: int, settings: PolicySettings) -> None:
+        super().__init__(text_dim, scale, num_actions, settings)
+        self.q_network = self.network(text_dim, scale, num_actions)
+        self.v_network = self.network(text_dim, scale, 1)
+        self.target = self.network(text_dim, scale, num_actions).requires_grad_(False)
+        self.target.load_state_dict(self.q_network.state_dict())
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        states, text, actions = batch["states"], batch["text"], batch["actions"]
+        with torch.no_grad():
+            target_q = self.target(states, text).gather(1, actions[:, None])[:, 0]
+            next_value = self.v_network(batch["next_states"], text)[:, 0]
+            td_target = batch["rewards"] + self.settings.discount * (~batch["terminated"]) * next_value
+        advantage = target_q - self.v_network(states, text)[:, 0]
+        value_loss = expectile_loss(advantage, self.settings.expectile)
+        q_value = self.q_network(states, text).gather(1, actions[:, None])[:, 0]
+        q_loss = F.mse_loss(q_value, td_target)
+        weight = (self.settings.inverse_temperature * advantage.detach()).exp().clamp_max(MAX_WEIGHT)
+        log_probs = self.policy(states, text).log_softmax(-1).gather(1, actions[:, None])[:, 0]
+        policy_loss = -(weight * log_probs).mean()
+        metrics = {"value": value_loss.item(), "q": q_loss.item(), "policy": policy_loss.item()}
+        return value_loss + q_loss + policy_loss, metrics
+
+    def after_step(self) -> None:
+        move_target(self.target, self.q_network, self.settings.target_rate)
+
+
+def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
+    """The asymmetric squared error of equation 5; at 0.5 half the mean squared error."""
+    weight = torch.where(difference < 0, 1 - expectile, expectile)
+    return (weight * difference**2).mean()

@@ -1,0 +1,106 @@
+"""What every offline algorithm is: settings, a loss, and a policy that acts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kalm.offline.networks import GoalConditionedMLP
+from kalm.trajectory_lm import Scale
+from llm_agents.goal_encoder import GoalEncoder, TokenFeatures
+from llm_agents.rollout import Decision, Lane
+from llm_agents.training import Batch, OptimizerSettings
+
+
+class PolicySettings(OptimizerSettings):
+    """How policies are trained by offline RL, and how large they are."""
+
+    algorithm: Literal["bc", "cql", "iql"] = "bc"
+    """Behaviour cloning, discrete CQL or discrete IQL."""
+    num_steps: int = Field(6000, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(256, ge=2)
+    """Transitions in one optimizer step, real and imagined together."""
+    imagined_shares: tuple[float, ...] = (0.5,)
+    """Candidate shares of imagined data in a batch; one is chosen on training goals."""
+    discount: float = Field(0.95, ge=0, lt=1)
+    """Discount of future reward (cql, iql)."""
+    conservative_weight: float = Field(1.0, ge=0)
+    """cql: weight of the conservative term."""
+    target_rate: float = Field(0.005, gt=0, le=1)
+    """cql, iql: share of the online weights that moves into the target network at each step."""
+    expectile: float = Field(0.8, gt=0.5, lt=1)
+    """iql: expectile of the value function."""
+    inverse_temperature: float = Field(3.0, ge=0)
+    """iql: how sharply the policy prefers advantageous actions; 0 is behaviour cloning."""
+    temperature: float = Field(0.0, ge=0)
+    """Temperature at which a trained policy acts; 0 takes the most probable action."""
+    hidden_size: int = Field(512, ge=1)
+    """Width of the policy's layers."""
+    num_layers: int = Field(3, ge=1)
+    """Number of the policy's hidden layers."""
+    num_queries: int = Field(8, ge=1)
+    """Attention queries over the goal's tokens."""
+    key_size: int = Field(32, ge=1)
+    """Size of an attention key."""
+    value_size: int = Field(32, ge=1)
+    """Size of an attention value."""
+
+
+class OfflineAlgorithm(nn.Module):
+    """A policy and all that is trained beside it.
+
+    A batch holds ``states`` (N, D), ``actions`` (N,), ``rewards`` (N,), ``next_states`` (N, D), ``terminated`` (N,)
+    and ``text``, the `TokenFeatures` of the N instructions.
+    """
+
+    def __init__(self, text_dim: int, scale: Scale, num_actions: int, settings: PolicySettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.policy = self.network(text_dim, scale, num_actions)
+
+    def network(self, text_dim: int, scale: Scale, num_outputs: int) -> GoalConditionedMLP:
+        return GoalConditionedMLP(text_dim, scale, num_outputs, self.settings)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch and what to log."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called after each optimizer step."""
+
+    def preferences(self, states: Tensor, text: TokenFeatures) -> Tensor:
+        """How much each action is preferred, (N, A): logits or Q-values."""
+        return self.policy(states, text)
+
+
+class PolicyAgent:
+    """Acts by a trained policy; at temperature 0 by its most preferred action.
+
+    Args:
+        encoder: turns the instruction into token features.
+    """
+
+    def __init__(self, algorithm: OfflineAlgorithm, encoder: GoalEncoder, temperature: float = 0.0) -> None:
+        self._algorithm = algorithm.eval()
+        self._encoder = encoder
+        self._temperature = temperature
+
+    @torch.inference_mode()
+    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
+        states = torch.stack([torch.from_numpy(lane.state) for lane in lanes])
+        text = self._encoder.encode([lane.instruction for lane in lanes])
+        return choose(self._algorithm.preferences(states, text), lanes, self._temperature)
+
+
+def choose(logits: Tensor, lanes: Sequence[Lane], temperature: float) -> list[Decision]:
+    """One action a lane from logits (N, A); what is drawn comes from each lane's own randomness."""
+    if temperature == 0:
+        return [Decision(int(action)) for action in logits.argmax(-1)]
+    cumulative = (logits / temperature).double().softmax(-1).cumsum(-1).numpy()
+    draws = [lane.rng.random() * row[-1] for lane, row in zip(lanes, cumulative, strict=True)]
+    return [Decision(int((row <= draw).sum())) for row, draw in zip(cumulative, draws, strict=True)]

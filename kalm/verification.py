@@ -1,0 +1,137 @@
+"""Is an imagined rollout plausible, and did it reach its goal?
+
+Verifying is easier than generating: an imagined rollout is judged by the environment's own predicates, as a real one is.
+`replay` then asks the environment itself, on a sample, how far such verdicts can be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from envs.episodes import Episode
+from envs.language import LanguageEnv, LanguageTask
+from kalm.dynamics import Dynamics
+from kalm.trajectories import Trajectories
+from llm_agents.config import Settings
+from llm_agents.run import UserError
+
+_CHUNK = 4096
+
+
+class VerificationSettings(Settings):
+    """When an imagined rollout is kept, and when imagination as a whole is trusted."""
+
+    max_disagreement: float = Field(0.1, gt=0)
+    """Largest difference between an imagined state and the model's own prediction of it, in any number of the state
+    (metres in CLEVR-Robot)."""
+    num_replayed: int = Field(200, ge=1)
+    """Imagined rollouts for training goals that are replayed in the environment before any imagined data is used."""
+    min_replay_success: float = Field(0.4, ge=0, le=1)
+    """The quality gate: below this success of replayed rollouts the recipe stops."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verification says of N imagined rollouts, each (N,) bool."""
+
+    plausible: NDArray[np.bool_]
+    consistent: NDArray[np.bool_]
+    success: NDArray[np.bool_]
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Plausible, consistent with the model's own dynamics, and successful."""
+        return self.plausible & self.consistent & self.success
+
+
+def verify(
+    episodes: Sequence[Episode], task: LanguageTask, dynamics: Dynamics, settings: VerificationSettings
+) -> Verdict:
+    """Judge imagined rollouts; nothing here looks at the environment.
+
+    - plausible: ``task.plausible`` for every transition (bounds, step sizes, nothing inside another thing);
+    - consistent: every state is near the one that ``dynamics`` predicts from its predecessor;
+    - success: ``task.achieved`` in the last state.
+    """
+    trajectories = Trajectories.of(episodes)
+    rows, steps = trajectories.transitions()
+    states, next_states = trajectories.states[rows, steps], trajectories.states[rows, steps + 1]
+    actions = trajectories.actions[rows, steps]
+    disagreement = _disagreement(dynamics, states, actions, next_states)
+    plausible = task.plausible(states.numpy(), actions.numpy(), next_states.numpy())
+    return Verdict(
+        plausible=_all_steps(plausible, rows.numpy(), len(episodes)),
+        consistent=_all_steps((disagreement <= settings.max_disagreement).numpy(), rows.numpy(), len(episodes)),
+        success=np.array([episode.success for episode in episodes]),
+    )
+
+
+def _disagreement(
+    dynamics: Dynamics, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor
+) -> torch.Tensor:
+    """The largest difference of any number between next states and the model's own, (M,)."""
+    parts = []
+    for s, a, n in zip(states.split(_CHUNK), actions.split(_CHUNK), next_states.split(_CHUNK), strict=True):
+        predicted = dynamics.outcomes(s)[torch.arange(len(s)), a]
+        parts.append((predicted - n).abs().amax(-1))
+    return torch.cat(parts)
+
+
+def _all_steps(good: NDArray[np.bool_], rows: NDArray, count: int) -> NDArray[np.bool_]:
+    """Whether all of a rollout's transitions are good."""
+    bad = np.zeros(count, bool)
+    bad[rows[~good]] = True
+    return ~bad
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the environment made of a rollout's actions.
+
+    Attributes:
+        success: whether the goal was reached at any step.
+        state_error: mean absolute difference between imagined and real states, in units of the state.
+    """
+
+    success: bool
+    state_error: float
+
+
+def replay(make_env: Callable[[], LanguageEnv], episodes: Sequence[Episode]) -> list[Replay]:
+    """Take the actions of each rollout in the environment, open loop, from the start it was imagined from."""
+    env = make_env()
+    replays = []
+    for episode in episodes:
+        options = {"goal": episode.goal_id, "split": episode.split, "instruction": episode.instruction}
+        env.reset(seed=episode.seed, options=options)
+        real, info = [], {"is_success": False}
+        for action in episode.actions:
+            observation, _, terminated, truncated, info = env.step(action)
+            real.append(observation["state"])
+            if terminated or truncated:
+                break
+        error = float(np.abs(np.stack(real) - episode.states[1 : len(real) + 1]).mean())
+        replays.append(Replay(bool(info["is_success"]), error))
+    env.close()
+    return replays
+
+
+def quality_gate(way: str, replays: Sequence[Replay], settings: VerificationSettings) -> None:
+    """Refuse to train a policy on imagination that the environment does not confirm.
+
+    Raises:
+        UserError: fewer than ``min_replay_success`` of the replayed rollouts reached their goal.
+    """
+    success = float(np.mean([replay.success for replay in replays])) if replays else 0.0
+    if success < settings.min_replay_success:
+        raise UserError(
+            f"imagination ({way}) is not good enough: {success:.0%} of its rollouts for training goals succeed in the "
+            f"environment, the floor is {settings.min_replay_success:.0%}.\n"
+            "Ground the model longer (--grounding.num_steps) or lower --verification.min_replay_success."
+        )

@@ -1,0 +1,361 @@
+"""Causal language models behind one small interface: load, read, sample, log-probabilities.
+
+`LanguageModel.load` takes any Hugging Face causal LM by name or path, with LoRA by config; and ``tiny``, the embedded
+default, a small Llama-style decoder made from a config and trained from scratch. ``tiny`` reads text through a frozen
+sentence encoder, so that words it was never trained on still carry meaning, and writes in a small byte-level
+vocabulary of its own, in which every text can be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.cache_utils import Cache, DynamicLayer
+
+from llm_agents.config import Settings
+from llm_agents.goal_encoder import DEFAULT_ENCODER, GoalEncoder
+from llm_agents.run import UserError
+
+TINY = "tiny"
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters (Hu et al., 2021) on the linear layers of a pretrained model."""
+
+    rank: int = Field(8, ge=1)
+    """Rank of each adapter."""
+    alpha: float = Field(16.0, gt=0)
+    """Scale: the adapter's output is multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapter."""
+
+
+class LanguageModelSettings(Settings):
+    """Which language model, and how much of it is trained."""
+
+    name: str = TINY
+    """``tiny``, or the name or path of a Hugging Face causal LM."""
+    lora: LoraSettings | None = None
+    """Train low-rank adapters instead of all weights (pretrained models only)."""
+    encoder: str = DEFAULT_ENCODER
+    """``tiny`` reads text through this frozen sentence encoder."""
+    hidden_size: int = Field(128, ge=8)
+    """``tiny``: width."""
+    num_layers: int = Field(3, ge=1)
+    """``tiny``: depth."""
+    num_heads: int = Field(4, ge=1)
+    """``tiny``: attention heads."""
+    vocab_size: int = Field(512, ge=300)
+    """``tiny``: size of its byte-level vocabulary."""
+
+
+class Embedded(NamedTuple):
+    """Input embeddings of a batch of texts, (N, L, H), and which positions are real, (N, L) bool, padded right."""
+
+    embeds: Tensor
+    mask: Tensor
+
+
+class Samples(NamedTuple):
+    """What a model wrote: texts, token ids (N, K), their log-probabilities (N, K) and which are real (N, K)."""
+
+    texts: list[str]
+    token_ids: Tensor
+    log_probs: Tensor
+    mask: Tensor
+
+
+class LanguageModel(nn.Module):
+    """A causal LM with its tokenizer, and for ``tiny`` the encoder it reads through.
+
+    Attributes:
+        model: the Hugging Face causal LM.
+        tokenizer: its tokenizer.
+        encoder: the frozen text encoder of ``tiny``; None for a pretrained model.
+    """
+
+    def __init__(self, name: str, model: nn.Module, tokenizer, encoder: GoalEncoder | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.model = model
+        self.tokenizer = tokenizer
+        # Frozen and shared: neither a submodule nor part of any checkpoint.
+        self.__dict__["encoder"] = encoder
+        self.text_projection = nn.Linear(encoder.dim, self.hidden_size) if encoder is not None else None
+
+    @classmethod
+    def load(
+        cls,
+        settings: LanguageModelSettings | str = TINY,
+        *,
+        corpus: Sequence[str] = (),
+        encoder: GoalEncoder | None = None,
+    ) -> LanguageModel:
+        """A model ready for training; new weights come from torch's global generator.
+
+        Args:
+            settings: or just the model's name.
+            corpus: texts from which ``tiny`` learns its vocabulary.
+            encoder: the text encoder of ``tiny`` if it is already loaded.
+
+        Raises:
+            UserError: the model cannot be found or reached, has no weights, or LoRA is asked of ``tiny``.
+        """
+        if isinstance(settings, str):
+            settings = LanguageModelSettings(name=settings)
+        if settings.name == TINY:
+            if settings.lora is not None:
+                raise UserError("lora adapts pretrained models: 'tiny' is trained from scratch, leave lora out")
+            return cls._tiny(settings, corpus, encoder or GoalEncoder.load(settings.encoder))
+        return cls._pretrained(settings)
+
+    @classmethod
+    def _tiny(cls, settings: LanguageModelSettings, corpus: Sequence[str], encoder: GoalEncoder) -> LanguageModel:
+        tokenizer = train_tokenizer(corpus, settings.vocab_size)
+        config = LlamaConfig(
+            vocab_size=settings.vocab_size,
+            hidden_size=settings.hidden_size,
+            intermediate_size=int(settings.hidden_size * 2.75),
+            num_hidden_layers=settings.num_layers,
+            num_attention_heads=settings.num_heads,
+            max_position_embeddings=1024,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        return cls(TINY, LlamaForCausalLM(config), tokenizer, encoder)
+
+    @classmethod
+    def _pretrained(cls, settings: LanguageModelSettings) -> LanguageModel:
+        try:
+            model = AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(settings.name)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"language model {settings.name!r} cannot be loaded from a folder or the model hub: {reason}"
+            ) from None
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        if settings.lora is not None:
+            _add_lora(model, settings.lora)
+        return cls(settings.name, model, tokenizer)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.model.config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def embed_texts(self, texts: Sequence[str]) -> Embedded:
+        """Texts as the model reads them: ``tiny`` through its encoder, a pretrained model through its own tokens."""
+        if self.encoder is None:
+            return self.embed_tokens(texts)
+        features, mask = self.encoder.encode(texts)
+        return Embedded(self.text_projection(features.to(self.device)), mask.to(self.device))
+
+    def embed_tokens(self, texts: Sequence[str]) -> Embedded:
+        """Texts as tokens of the model's own vocabulary, which is also what it writes."""
+        token_ids, mask = self.tokenize(texts)
+        return Embedded(self.model.get_input_embeddings()(token_ids), mask)
+
+    def tokenize(self, texts: Sequence[str], end: bool = False) -> tuple[Tensor, Tensor]:
+        """Token ids (N, L) and mask (N, L), padded right; with ``end``, each text closed by the end token."""
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        rows = [[*row, self.tokenizer.eos_token_id] for row in rows] if end else rows
+        length = max(1, *map(len, rows))
+        token_ids = torch.tensor([row + [self.tokenizer.pad_token_id] * (length - len(row)) for row in rows])
+        mask = torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
+        return token_ids.to(self.device), mask.to(self.device)
+
+    def hidden_states(
+        self, embeds: Tensor, mask: Tensor, cache: Cache | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """The final hidden states (N, L, H) of input embeddings (N, L, H).
+
+        Args:
+            mask: which positions are real, (N, past + L) bool, those in the cache included; or who attends to whom,
+                (N, 1, L, L) bool.
+            cache: keys and values of what went before; extended in place.
+            positions: (N, L). By default numbered by the mask, so that padding on either side costs no position.
+        """
+        if positions is None:
+            positions = (mask.long().cumsum(-1) - 1).clamp_min(0)[:, -embeds.shape[1] :]
+        output = self.model.base_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits (..., V) of hidden states (..., H)."""
+        return self.model.get_output_embeddings()(hidden)
+
+    def make_cache(self, capacity: int) -> Cache:
+        """An empty key-value cache with room for ``capacity`` positions, allocated once."""
+        num_layers = self.model.config.get_text_config().num_hidden_layers
+        return Cache(layers=[PreallocatedLayer(capacity) for _ in range(num_layers)])
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 32,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """Continue each prompt, in one batch and without reading a prompt twice; 0 is greedy decoding."""
+        return self.continue_from(*self.embed_texts(prompts), max_new_tokens, temperature, generator)
+
+    @torch.inference_mode()
+    def continue_from(
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """`sample` from input embeddings (N, L, H) with mask (N, L)."""
+        embeds, mask = pad_left(embeds, mask)
+        cache = self.make_cache(embeds.shape[1] + max_new_tokens)
+        logits = self.logits(self.hidden_states(embeds, mask, cache)[:, -1])
+        running = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+        tokens, log_probs, real = [], [], []
+        for _ in range(max_new_tokens):
+            token, log_prob = draw(logits, temperature, generator)
+            tokens.append(torch.where(running, token, self.tokenizer.pad_token_id))
+            log_probs.append(torch.where(running, log_prob, 0.0))
+            real.append(running)
+            running = running & (token != self.tokenizer.eos_token_id)
+            if not running.any():
+                break
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            step = self.model.get_input_embeddings()(tokens[-1][:, None])
+            logits = self.logits(self.hidden_states(step, mask, cache)[:, -1])
+        token_ids = torch.stack(tokens, 1)
+        texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        return Samples(texts, token_ids, torch.stack(log_probs, 1), torch.stack(real, 1))
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes: what a checkpoint of this model holds."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+
+class PreallocatedLayer(DynamicLayer):
+    """One layer of a key-value cache that is allocated once and filled in place, where `DynamicLayer` copies it all
+    at every token. Attention sees only the filled part."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.key_buffer = _room_for(key_states, self.capacity)
+        self.value_buffer = _room_for(value_states, self.capacity)
+        self.keys, self.values = self.key_buffer[..., :0, :], self.value_buffer[..., :0, :]
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[-2]
+        self.key_buffer[..., self.length : end, :] = key_states
+        self.value_buffer[..., self.length : end, :] = value_states
+        self.length = end
+        self.keys, self.values = self.key_buffer[..., :end, :], self.value_buffer[..., :end, :]
+        return self.keys, self.values
+
+    def forget(self, num_positions: int) -> None:
+        """Drop the last positions, whose room is used again."""
+        self.length -= num_positions
+        self.keys, self.values = self.key_buffer[..., : self.length, :], self.value_buffer[..., : self.length, :]
+
+
+def _room_for(states: Tensor, capacity: int) -> Tensor:
+    return states.new_empty(*states.shape[:-2], capacity, states.shape[-1])
+
+
+def pad_left(embeds: Tensor, mask: Tensor) -> Embedded:
+    """Move the padding of (N, L, H) from the right to the left, so that every row ends at the last position."""
+    length = mask.shape[1]
+    shift = length - mask.sum(1, keepdim=True)
+    index = (torch.arange(length, device=mask.device) - shift) % length
+    return Embedded(embeds.gather(1, index[..., None].expand_as(embeds)), mask.gather(1, index))
+
+
+def draw(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """One index a row of logits (N, V), and its log-probability at this temperature; temperature 0 is the argmax."""
+    log_probs = (logits / temperature if temperature else logits).float().log_softmax(-1)
+    greedy = temperature == 0
+    index = log_probs.argmax(-1) if greedy else torch.multinomial(log_probs.exp(), 1, generator=generator)[:, 0]
+    return index, log_probs.gather(1, index[:, None])[:, 0]
+
+
+def concatenate(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Join padded pieces row by row without gaps.
+
+    Args:
+        parts: (N, L_i, H) values and (N, L_i) masks, each padded on the right.
+
+    Returns:
+        The joined values (N, L, H), their mask (N, L), and for each part the index (N,) at which it begins.
+    """
+    lengths = torch.stack([mask.sum(1) for _, mask in parts])
+    ends = lengths.cumsum(0)
+    begins = ends - lengths
+    size = int(ends[-1].max())
+    values = parts[0][0]
+    joined = values.new_zeros(len(values), size, values.shape[-1])
+    for (value, mask), begin in zip(parts, begins, strict=True):
+        row, column = mask.nonzero(as_tuple=True)
+        joined = joined.index_put((row, begin[row] + column), value[row, column])
+    mask = torch.arange(size, device=values.device) < ends[-1][:, None]
+    return joined, mask, list(begins)
+
+
+def train_tokenizer(corpus: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer (Sennrich et al., 2016): every text can be written, frequent words are one token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _add_lora(model: nn.Module, settings: LoraSettings) -> None:
+    """Freeze the model and put trainable low-rank adapters beside its linear layers."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules="all-linear"
+    )
+    model.requires_grad_(False)
+    inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)

@@ -1,0 +1,223 @@
+"""One training loop for everything that is trained here: a loss over batches that are functions of the step.
+
+Because batch number ``step`` depends only on the seed and ``step``, a resumed run sees the batches that an
+uninterrupted one would have seen, and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from pydantic import Field
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import Tensor, nn
+
+from llm_agents.config import Settings
+from llm_agents.run import CorruptCheckpoint, Run, UserError
+
+CHECKPOINT_SECONDS = 30.0
+LOG_EVERY = 25
+
+Batch = dict[str, Any]
+
+
+class Trainable(Protocol):
+    """What `fit` trains: an `nn.Module` with a loss."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The scalar loss of a batch and the metrics worth logging."""
+        ...
+
+
+class OptimizerSettings(Settings):
+    """AdamW (Loshchilov and Hutter, 2019) with linear warm-up and cosine decay to a tenth."""
+
+    num_steps: int = Field(1000, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(64, ge=1)
+    """Sequences or transitions in one optimizer step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    warmup_share: float = Field(0.05, ge=0, le=1)
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+
+    def learning_rate_at(self, step: int) -> float:
+        warmup = max(1, round(self.warmup_share * self.num_steps))
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.num_steps - warmup)
+        return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def fit(
+    module: nn.Module,
+    settings: OptimizerSettings,
+    make_batch: Callable[[int], Batch],
+    run: Run,
+    name: str,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> None:
+    """Train in place, from the run's checkpoint ``name`` if there is one; a finished training is only loaded.
+
+    Args:
+        module: an `nn.Module` that is `Trainable`.
+        make_batch: the batch of a step; must depend on nothing but the step.
+        run: where checkpoints and metrics go.
+        name: the stage, and the checkpoint's name.
+        evaluate: held-out metrics, logged ten times and at the end.
+        after_step: called after each optimizer step, for target networks.
+
+    Raises:
+        UserError: the loss is not finite; the batch is saved beside the checkpoints.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+    )
+    step = load_training(module, optimizer, run, name)
+    if step:
+        run.rewind_metrics(name, step)
+    last_saved = time.monotonic()
+    module.train()
+    with progress_bar(name, settings.num_steps, step) as advance:
+        try:
+            while step < settings.num_steps:
+                metrics = _update(module, optimizer, settings, step, make_batch, run, name)
+                if after_step is not None:
+                    after_step()
+                step += 1
+                advance()
+                if step % LOG_EVERY == 0 or step == settings.num_steps:
+                    run.log(name, step, metrics)
+                if evaluate is not None and (step % max(1, settings.num_steps // 10) == 0):
+                    module.eval()
+                    run.log(name, step, evaluate())
+                    module.train()
+                if time.monotonic() - last_saved > CHECKPOINT_SECONDS and step < settings.num_steps:
+                    save_training(module, optimizer, step, run, name)
+                    last_saved = time.monotonic()
+        except KeyboardInterrupt:
+            save_training(module, optimizer, step, run, name)
+            raise
+    save_training(module, optimizer, step, run, name)
+    module.eval()
+
+
+def _update(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: OptimizerSettings,
+    step: int,
+    make_batch: Callable[[int], Batch],
+    run: Run,
+    name: str,
+) -> dict[str, float]:
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate_at(step)
+    batch = make_batch(step)
+    loss, metrics = module.loss(batch)
+    if not torch.isfinite(loss):
+        _save_bad_batch(batch, step, run, name)
+        raise UserError(
+            f"{name}: the loss at step {step} is {float(loss)}; its batch is in checkpoints/{name}_bad_batch"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], settings.max_grad_norm)
+    optimizer.step()
+    return {"loss": loss.item(), "grad_norm": norm.item(), **metrics}
+
+
+def _save_bad_batch(batch: Batch, step: int, run: Run, name: str) -> None:
+    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+    facts = {key: value for key, value in batch.items() if isinstance(value, list)}
+    run.save_checkpoint(f"{name}_bad_batch", tensors, {"step": step, **facts})
+
+
+def state_to_save(module: nn.Module) -> dict[str, Tensor]:
+    """The state that training changes: all but frozen parameters; target networks, named ``target*``, included."""
+    frozen = {name for name, p in module.named_parameters() if not p.requires_grad and not name.startswith("target")}
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
+
+
+def load_weights(module: nn.Module, run: Run, name: str) -> None:
+    """Load what `fit` trained into a module of the same make.
+
+    Raises:
+        CorruptCheckpoint: the checkpoint is missing, cut short or of another shape.
+    """
+    tensors, _ = run.load_checkpoint(name)
+    _load_state(module, tensors, name)
+    module.eval()
+
+
+def save_training(module: nn.Module, optimizer: torch.optim.Optimizer, step: int, run: Run, name: str) -> None:
+    """One checkpoint with weights, optimizer moments and the step."""
+    tensors = {f"weights.{key}": value for key, value in state_to_save(module).items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    run.save_checkpoint(name, tensors, {"step": step})
+
+
+def load_training(module: nn.Module, optimizer: torch.optim.Optimizer, run: Run, name: str) -> int:
+    """Restore what `save_training` wrote and return its step; 0 without a checkpoint."""
+    if not run.has_checkpoint(name):
+        return 0
+    tensors, facts = run.load_checkpoint(name)
+    _load_state(module, tensors, name)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, field = key.split(".", 2)
+            state.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(facts["step"])
+
+
+def _load_state(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    weights = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}
+    expected = state_to_save(module)
+    wrong = list(expected.keys() ^ weights.keys())
+    wrong += [key for key in expected.keys() & weights.keys() if expected[key].shape != weights[key].shape]
+    if wrong:
+        raise CorruptCheckpoint(f"checkpoint {name!r} does not fit this model: it differs in {sorted(wrong)[0]}")
+    module.load_state_dict(weights, strict=False)
+
+
+class _Rate(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "-/s")
+
+
+class progress_bar:
+    """A progress bar with rate and time left; as a context it gives a function that advances it by ``n``."""
+
+    def __init__(self, name: str, total: int, done: int = 0) -> None:
+        columns: Sequence = (
+            TextColumn(f"{name:<22}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns)
+        self._task = self._progress.add_task(name, total=total, completed=done)
+
+    def __enter__(self) -> Callable[..., None]:
+        self._progress.start()
+        return lambda n=1: self._progress.advance(self._task, n)
+
+    def __exit__(self, *exception) -> None:
+        self._progress.stop()
