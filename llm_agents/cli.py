@@ -347,3 +347,7 @@ def _console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

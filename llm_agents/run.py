@@ -88,7 +88,7 @@ class Run:
         try:
             config = yaml.safe_load((folder / "config.yaml").read_text())
             recipe = config.pop("recipe")
-        except (OSError, AttributeError, KeyError, yaml.YAMLError):
+        except (OSError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError):
             raise NotARun(f"{folder} is not a run folder: it has no readable config.yaml") from None
         return cls(folder, recipe, config)
 

@@ -1,0 +1,171 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm_agents import cli
+from llm_agents.run import Run
+
+
+@pytest.fixture
+def run_folder(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A toy run that is trained."""
+    monkeypatch.chdir(toy_config.parent)
+    assert cli.main(["train", str(toy_config), "--run", "done"]) == 0
+    return "done"
+
+
+def test_help_is_fast():
+    start = time.monotonic()
+    shown = subprocess.run(
+        [sys.executable, "-m", "llm_agents.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.monotonic() - start < 1
+    for command in ("train", "evaluate", "report", "envs", "doctor", "encoder"):
+        assert f"\n    {command} " in shown.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "report", "envs", "doctor", "encoder"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as exited:
+        cli.main([command, "--help"])
+    assert exited.value.code == 0
+    assert f"usage: llm-agents {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "arguments are required: COMMAND"),
+        ("trian", "invalid choice: 'trian'"),
+        ("train", "arguments are required: CONFIG"),
+        ("train nowhere.yaml", "nowhere.yaml cannot be read"),
+        ("train tiny.yaml --polcy.num_steps 3", "unknown option '--polcy.num_steps': did you mean --policy.num_steps"),
+        ("train tiny.yaml --policy.num_steps many", "--policy.num_steps is 'many', expected a valid integer"),
+        ("train tiny.yaml extra", "unexpected 'extra'"),
+        ("train tiny.yaml --run done", "already holds a run: continue it with --resume"),
+        ("train tiny.yaml --run done --resume --seed 4", "--seed 4 contradicts done/config.yaml, which says 0"),
+        ("evaluate", "arguments are required: RUN"),
+        ("evaluate nowhere", "nowhere is not a run folder"),
+        ("evaluate done --split hrad", "unknown split 'hrad': did you mean hard"),
+        ("evaluate done --splt hard", "did you mean --split"),
+        ("evaluate done --wordings newer", "unknown wordings 'newer'"),
+        ("evaluate done --episodes ten", "invalid int value: 'ten'"),
+        ("evaluate done --episodes 0", "at least 1 episode"),
+        ("evaluate done --split easy --agents randm", "unknown agent 'randm': did you mean random"),
+        ("evaluate done --panel nowhere.json", "nowhere.json cannot be read"),
+        ("evaluate done --panel tiny.yaml", "tiny.yaml is not JSON"),
+        ("evaluate done --panel tiny.yaml --episodes 3", "leave out --wordings, --episodes, --seed"),
+        ("evaluate done --split easy --episodes 2 --json tiny.yaml/a.json", "cannot be written"),
+        ("report nowhere", "nowhere is not a run folder"),
+        ("envs chek ClevrRobot-v0", "invalid choice: 'chek'"),
+        ("envs check ClevrRobt-v0", "did you mean ClevrRobot-v0"),
+        ("encoder --env nowhere:Foo-v0", "nowhere:Foo-v0 cannot be made"),
+        ("doctor --now", "unexpected '--now'"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(
+    run_folder: str, arguments: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    capsys.readouterr()
+    assert cli.main(arguments.split()) == 2
+    told = capsys.readouterr().err
+    # The progress bar of an evaluation whose result cannot be written is no part of the message.
+    lines = told[told.index("llm-agents:") :].splitlines()
+    assert len(lines) <= 2
+    assert message in told
+    assert "Traceback" not in told
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch):
+    def bug(options):
+        raise ValueError("no mistake of the user's")
+
+    monkeypatch.setattr(cli, "doctor", bug)
+    with pytest.raises(ValueError, match="no mistake"):
+        cli.main(["doctor"])
+
+
+def test_train_leaves_a_run_and_a_report(run_folder: str, capsys: pytest.CaptureFixture):
+    run = Run.open(run_folder)
+    assert run.recipe == "toy"
+    assert run.config["note"] == "as in the file"
+    assert [line["command"] for line in run.commands()][0].startswith("llm-agents train")
+    assert (run.folder / "report.html").exists()
+
+
+def test_train_numbers_its_folders_and_resume_takes_the_last(toy_config: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(toy_config.parent)
+    monkeypatch.setattr("toy_recipe.ToyRecipe.run", lambda self, config, run: None)
+    for arguments in ([], ["--seed", "3"], ["--resume"]):
+        assert cli.main(["train", str(toy_config), *arguments]) == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["toy-tiny-1", "toy-tiny-2"]
+    assert Run.open("runs/toy-tiny-2").config["seed"] == 3
+    assert len(Run.open("runs/toy-tiny-2").commands()) == 2
+
+
+def test_resume_starts_what_is_not_there_and_goes_on_with_its_own_config(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    seen = []
+    monkeypatch.chdir(toy_config.parent)
+    monkeypatch.setattr("toy_recipe.ToyRecipe.run", lambda self, config, run: seen.append(config))
+    assert cli.main(["train", "--policy.num_steps", "7", str(toy_config), "--run", "new", "--resume"]) == 0
+    assert "policy.num_steps: 7" in capsys.readouterr().out
+    toy_config.write_text(yaml.safe_dump({"recipe": "toy", "note": "edited"}))
+    assert cli.main(["train", str(toy_config), "--run", "new", "--resume", "--policy.num_steps=7"]) == 0
+    assert "note stays as in the file" in capsys.readouterr().err
+    assert seen[0] == seen[1]
+
+
+def test_ctrl_c_says_how_to_go_on(toy_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    def stop(self, config, run):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(toy_config.parent)
+    monkeypatch.setattr("toy_recipe.ToyRecipe.run", stop)
+    assert cli.main(["train", str(toy_config)]) == 130
+    assert f"llm-agents train {toy_config} --run runs/toy-tiny-1 --resume" in capsys.readouterr().err
+
+
+def test_evaluate_shows_a_table_and_writes_json(run_folder: str, capsys: pytest.CaptureFixture):
+    arguments = ["evaluate", run_folder, "--episodes", "3", "--agents", "random"]
+    assert cli.main([*arguments, "--json", "all.json"]) == 0
+    columns = json.loads(Path("all.json").read_text())
+    assert [column["column"] for column in columns] == ["easy", "rephrase (new)"]
+    shown = capsys.readouterr().out
+    assert all(column["panel"] in shown for column in columns)
+    assert cli.main([*arguments, "--split", "easy", "--json", "easy.json"]) == 0
+    assert json.loads(Path("easy.json").read_text()) == columns[0]
+    assert columns[0]["agents"]["random"]["episodes"] == 3
+
+
+def test_evaluate_takes_goals_of_your_own(run_folder: str):
+    Path("mine.json").write_text('{"goal": "move/left/red", "instruction": "red goes west"}')
+    assert cli.main(["evaluate", run_folder, "--panel", "mine.json", "--agents", "random", "--json", "out.json"]) == 0
+    written = json.loads(Path("out.json").read_text())
+    assert (written["column"], written["split"]) == ("mine", "easy")
+
+
+def test_report_prints_where_it_is(run_folder: str, capsys: pytest.CaptureFixture):
+    capsys.readouterr()
+    assert cli.main(["report", run_folder]) == 0
+    assert capsys.readouterr().out == "done/report.html\n"
+
+
+def test_envs_lists_what_is_installed(capsys: pytest.CaptureFixture):
+    assert cli.main(["envs"]) == 0
+    shown = capsys.readouterr().out
+    assert "ClevrRobot-v0" in shown
+    assert "40 discrete" in shown
+
+
+def test_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture):
+    code = cli.main(["doctor"])
+    shown = capsys.readouterr().out
+    assert code == int("missing" in shown)
+    assert "MuJoCo" in shown
