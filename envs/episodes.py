@@ -105,14 +105,14 @@ class EpisodeStore:
         if not rows:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"part-{len(self.files):05d}.parquet"
+        path = self.folder / f"part-{self._next_number():05d}.parquet"
         temporary = path.with_suffix(".tmp")
         pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), temporary)
         os.replace(temporary, path)
 
     def dataset(self) -> Dataset:
         """All episodes as a memory-mapped `datasets.Dataset`."""
-        return Dataset(pa.concat_tables([_read(path) for path in self.files] or [_SCHEMA.empty_table()]))
+        return Dataset(pa.concat_tables([_read(path, _read_table) for path in self.files] or [_SCHEMA.empty_table()]))
 
     def read(self, keep: Callable[[dict[str, Any]], bool] | None = None) -> list[Episode]:
         """The episodes in the order written; with ``keep``, only the rows for which it is true."""
@@ -122,11 +122,15 @@ class EpisodeStore:
         return (_from_row(row) for row in self._rows())
 
     def __len__(self) -> int:
-        return sum(pq.read_metadata(path).num_rows for path in self.files)
+        return sum(_read(path, pq.read_metadata).num_rows for path in self.files)
+
+    def _next_number(self) -> int:
+        """One more than the last file's number, so that a deleted file never makes a later one be overwritten."""
+        return max((int(path.stem.removeprefix("part-")) for path in self.files), default=-1) + 1
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for path in self.files:
-            yield from _read(path).to_pylist()
+            yield from _read(path, _read_table).to_pylist()
 
 
 _TURN = pa.struct(
@@ -178,9 +182,14 @@ def _from_row(row: dict[str, Any]) -> Episode:
     )
 
 
-def _read(path: Path) -> pa.Table:
+def _read_table(path: Path) -> pa.Table:
+    return pq.read_table(path, schema=_SCHEMA, memory_map=True)
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What ``read`` makes of the file, which is named if that fails."""
     try:
-        return pq.read_table(path, schema=_SCHEMA, memory_map=True)
+        return read(path)
     except (pa.ArrowException, OSError) as error:
         raise CorruptStore(
             f"{path} cannot be read ({str(error).splitlines()[0]}); delete it to go on without"

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -6,17 +7,26 @@ from pathlib import Path
 
 import pytest
 import yaml
+from toy_recipe import ToyRecipe, ToySettings
 
 from llm_agents import cli
 from llm_agents.run import Run
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy run that is trained and judged."""
+    config = ToySettings(note="as in the file")
+    run = Run.create(tmp_path_factory.mktemp("trained") / "done", "toy", config.model_dump())
+    ToyRecipe().run(config, run)
+    return run.folder
+
+
 @pytest.fixture
-def run_folder(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A toy run that is trained."""
+def run_folder(trained: Path, toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A copy of it in the working directory, beside its config ``tiny.yaml``."""
     monkeypatch.chdir(toy_config.parent)
-    assert cli.main(["train", str(toy_config), "--run", "done"]) == 0
-    return "done"
+    return str(shutil.copytree(trained, "done"))
 
 
 def test_help_is_fast():
@@ -90,11 +100,13 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch):
         cli.main(["doctor"])
 
 
-def test_train_leaves_a_run_and_a_report(run_folder: str, capsys: pytest.CaptureFixture):
-    run = Run.open(run_folder)
+def test_train_leaves_a_run_and_a_report(toy_config: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(toy_config.parent)
+    assert cli.main(["train", str(toy_config), "--run", "new"]) == 0
+    run = Run.open("new")
     assert run.recipe == "toy"
     assert run.config["note"] == "as in the file"
-    assert [line["command"] for line in run.commands()][0].startswith("llm-agents train")
+    assert run.commands()[0]["command"] == f"llm-agents train {toy_config} --run new"
     assert (run.folder / "report.html").exists()
 
 
@@ -162,6 +174,21 @@ def test_envs_lists_what_is_installed(capsys: pytest.CaptureFixture):
     shown = capsys.readouterr().out
     assert "ClevrRobot-v0" in shown
     assert "40 discrete" in shown
+
+
+def test_envs_check_says_yes_or_what_is_wrong(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    assert cli.main(["envs", "check", "ClevrRobot-v0"]) == 0
+    assert capsys.readouterr().out == "ClevrRobot-v0: ok\n"
+    monkeypatch.setattr("envs.clevr_robot.task.ClevrRobotTask.describe", lambda self, state: "")
+    assert cli.main(["envs", "check", "ClevrRobot-v0"]) == 1
+    assert "describe" in capsys.readouterr().out
+
+
+def test_encoder_measures_confusion(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("llm_agents.encoder_check.NUM_GOALS", 10)
+    assert cli.main(["encoder"]) == 0
+    shown = capsys.readouterr().out
+    assert "Another goal can be nearer than another wording of the same goal" in shown
 
 
 def test_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture):
