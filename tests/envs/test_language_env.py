@@ -120,6 +120,17 @@ def test_an_episode_terminates_at_success_and_not_before(env):
         assert env.task.achieved(env.goal, observation["state"], env.start_state) == info["is_success"]
 
 
+def test_success_at_the_horizon_terminates_and_does_not_truncate(env):
+    ends = []
+    for seed in range(20):
+        env.reset(seed=seed, options={"goal": "move/left/red"})
+        (*_, first), (*_, terminated, truncated, info) = env.step(36), env.step(2)  # cyan behind, then red left
+        assert not first["is_success"]
+        assert (terminated, truncated) == (info["is_success"], not info["is_success"])
+        ends.append(terminated)
+    assert 0 < sum(ends) < 20
+
+
 @pytest.mark.parametrize(("goal", "horizon"), [("line", 50), ("move/left/red", 2)])
 def test_an_episode_without_success_is_truncated_at_its_horizon(env, goal, horizon):
     env.reset(seed=0, options={"goal": goal})

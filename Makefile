@@ -1,0 +1,36 @@
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := offline,babyai,meta-world,sb3,dev
+
+.PHONY: install demo test test-slow lint bench
+
+## Everything into .venv, in the versions of constraints.txt; again only when one of these two files changes.
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt -e ".[$(EXTRAS)]"
+	touch $@
+
+.venv/.installed-peers: .venv/.installed
+	$(BIN)/pip install -c constraints.txt -e ".[$(EXTRAS),peers]"
+	touch $@
+
+## Train and judge an agent on a CPU; again, it goes on where it stopped, or shows the results.
+demo: install
+	$(BIN)/llm-agents train configs/kalm/clevr_robot.yaml --run runs/demo --resume
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## Speed against the libraries that do the same, as ratios measured in one run.
+bench: .venv/.installed-peers
+	$(BIN)/python -m benchmarks
