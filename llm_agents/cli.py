@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Train agents that reach goals given in natural language, and judge them on goals they have never seen.
 
-  llm-agents doctor                                  is everything in place?
-  llm-agents envs                                    what can be trained in?
-  llm-agents train configs/kalm/smoke.yaml           train, evaluate, write a report
-  llm-agents evaluate runs/kalm-smoke-1 --split hard success rates on unseen goals
+  llm-agents doctor                                    is everything in place?
+  llm-agents envs                                      what can be trained in?
+  llm-agents train configs/kalm/clevr_robot.yaml       train, evaluate, write a report
+  llm-agents evaluate runs/kalm-clevr_robot-1          success rates on unseen goals
 """
 TABLE_WIDTH = 160  # columns, where the output is no terminal
 
@@ -182,14 +182,14 @@ def _add_train(commands: Any) -> None:
         epilog="Any field of the config can be changed: --policy.num_steps 100. The run's folder holds the resolved\n"
         "config.yaml with every field. Ctrl-C leaves a checkpoint; --resume goes on from there.",
     )
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/kalm/smoke.yaml")
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/kalm/clevr_robot.yaml")
     parser.add_argument("--run", metavar="DIR", help="folder of the run (default: runs/<recipe>-<config>-<n>)")
     parser.add_argument("--resume", action="store_true", help="continue the run; start it if there is none")
 
 
 def _add_evaluate(commands: Any) -> None:
     parser = _add_command(commands, "evaluate", evaluate, "success rates of a run's agents on goals they never saw")
-    parser.add_argument("run", metavar="RUN", help="folder of a run, such as runs/kalm-smoke-1")
+    parser.add_argument("run", metavar="RUN", help="folder of a run, such as runs/kalm-clevr_robot-1")
     parser.add_argument("--split", help="train, rephrase, easy or hard (default: all that the recipe shows)")
     parser.add_argument("--wordings", help="all, given or new: which wordings of a goal are used (default: all)")
     parser.add_argument("--episodes", type=int, help="episodes an agent and a split (default: 200)")
