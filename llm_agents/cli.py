@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import re
 import sys
 from argparse import Namespace
@@ -32,6 +33,7 @@ Train agents that reach goals given in natural language, and judge them on goals
   llm-agents train configs/kalm/clevr_robot.yaml       train, evaluate, write a report
   llm-agents evaluate runs/kalm-clevr_robot-1          success rates on unseen goals
 """
+MAX_WORKERS = 8  # by default; each holds a copy of torch and of the agents, some 0.5 GB
 TABLE_WIDTH = 160  # columns, where the output is no terminal
 
 
@@ -77,16 +79,15 @@ def evaluate(options: Namespace) -> int:
     options.stopped = "stopped; the same command goes on where it was"
     run, recipe, config = _open_run(options.run)
     panels = _panels(options, recipe, config)
+    if options.json:
+        _require_writable(options.json)
     run.record_command(["llm-agents", *options.arguments])
     agents = options.agents or recipe.agent_names(run)
     results = evaluate_run(run, recipe, panels, agents, options.workers)
     _console().print(results_table(results, panels))
     if options.json:
         rows = [column_as_json(name, panel, results[name]) for name, panel in panels.items()]
-        try:
-            write_atomically(Path(options.json), json.dumps(rows[0] if len(rows) == 1 else rows, indent=1))
-        except OSError as error:
-            raise UserError(f"--json {options.json} cannot be written: {error.strerror}") from None
+        write_atomically(Path(options.json), json.dumps(rows[0] if len(rows) == 1 else rows, indent=1))
     return 0
 
 
@@ -197,7 +198,10 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--agents", nargs="+", metavar="NAME", help="only these agents (default: all)")
     parser.add_argument("--panel", metavar="FILE", help='your own goals: JSON rows {"goal": id, "instruction": text}')
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
-    parser.add_argument("--workers", type=int, default=1, help="processes; the numbers stay the same (default: 1)")
+    workers = min(MAX_WORKERS, os.cpu_count() or 1)
+    parser.add_argument(
+        "--workers", type=int, default=workers, help="processes; numbers do not depend on it (default: %(default)s)"
+    )
 
 
 def _add_report(commands: Any) -> None:
@@ -207,7 +211,7 @@ def _add_report(commands: Any) -> None:
 
 def _add_envs(commands: Any) -> None:
     parser = _add_command(commands, "envs", list_envs, "list the installed environments, or check one")
-    checks = parser.add_subparsers(title="commands", metavar="COMMAND")
+    checks = parser.add_subparsers(title="commands", metavar="[COMMAND]")
     check = _add_command(checks, "check", check_env, "check that an environment keeps the contract")
     check.add_argument("id", metavar="ID", help="such as ClevrRobot-v0, or module:Name-v0")
 
@@ -291,6 +295,15 @@ def _open_run(folder: str | Path) -> tuple[Run, Recipe, Settings]:
     run = Run.open(folder)
     recipe = find_recipe(run.recipe)
     return run, recipe, parse_config(recipe.Config, run.config, str(run.folder / "config.yaml"))
+
+
+def _require_writable(path: str) -> None:
+    """Found out before the work rather than after it."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).open("a").close()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _write_report(run: Run, recipe: Recipe) -> Path:

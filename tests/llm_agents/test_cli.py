@@ -145,7 +145,7 @@ def test_ctrl_c_says_how_to_go_on(toy_config: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_evaluate_shows_a_table_and_writes_json(run_folder: str, capsys: pytest.CaptureFixture):
-    arguments = ["evaluate", run_folder, "--episodes", "3", "--agents", "random"]
+    arguments = ["evaluate", run_folder, "--episodes", "3", "--agents", "random", "--workers", "1"]
     assert cli.main([*arguments, "--json", "all.json"]) == 0
     columns = json.loads(Path("all.json").read_text())
     assert [column["column"] for column in columns] == ["easy", "rephrase (new)"]
