@@ -7,6 +7,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -61,7 +62,8 @@ def train(options: Namespace) -> int:
 
     name, config = load_config(options.config, options.overrides)
     run, recipe, config = _start_run(name, config, options)
-    options.stopped = f"stopped; go on with: llm-agents train {options.config} --run {run.folder} --resume"
+    again = shlex.join(["llm-agents", "train", options.config, "--run", str(run.folder), "--resume"])
+    options.stopped = f"stopped; go on with: {again}"
     run.record_command(["llm-agents", *options.arguments])
     print(f"run {run.folder}, recipe {run.recipe}")
     for key, value in flatten(config, only_changed=True).items():
