@@ -147,7 +147,8 @@ class LanguageEnv(gymnasium.Env):
         self.render_mode = env.render_mode
         self.goal: Goal
         self.instruction = ""
-        self.state = self.start_state = np.zeros(self.observation_space["state"].shape, np.float32)
+        self.state: NDArray = np.zeros(spaces.flatdim(env.observation_space), np.float32)
+        self.start_state: NDArray = self.state
         self.num_steps = 0
         self.seed = 0
 
@@ -171,7 +172,7 @@ class LanguageEnv(gymnasium.Env):
         rng = np.random.default_rng([self.seed, 0])
         if goal_id is None:
             goals = self.task.goals(split or self.split)
-            self.goal = goals[rng.integers(len(goals))]
+            self.goal = goals[int(rng.integers(len(goals)))]
         else:
             self.goal = self.task.goal_set.find(goal_id, split or self.split)
         self.instruction = instruction or self.goal.phrasings[rng.integers(len(self.goal.phrasings))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from kalm.grounding import read_actions
 from kalm.trajectories import Transitions
-from kalm.trajectory_lm import Scale, TrajectoryLM
+from kalm.trajectory_lm import Scale, StateActionEmbedding, TrajectoryLM
 from llm_agents.training import Batch, OptimizerSettings
 
 
@@ -57,7 +56,10 @@ class MLPDynamicsSettings(OptimizerSettings):
 
 
 class MLPDynamics(nn.Module):
-    """The same prediction by a multi-layer perceptron: the ablation that shows what the language model adds."""
+    """The same prediction by a multi-layer perceptron: the ablation that shows what the language model adds.
+
+    It sees an action as the language model's adapter does.
+    """
 
     def __init__(self, num_actions: int, scale: Scale, settings: MLPDynamicsSettings) -> None:
         super().__init__()
@@ -65,9 +67,16 @@ class MLPDynamics(nn.Module):
         for name, value in scale._asdict().items():
             self.register_buffer(name, value.float())
         state_dim, width = len(scale.state_mean), settings.hidden_size
-        sizes = (state_dim + num_actions, width, width, width)
-        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.SiLU())]
-        self.net = nn.Sequential(*layers, nn.Linear(width, state_dim))
+        self.embed = StateActionEmbedding(num_actions, state_dim, width)
+        self.embed_state = nn.Linear(state_dim, width)
+        self.net = nn.Sequential(
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, state_dim),
+        )
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Squared error of the change, in units of its deviation; states (N, D), actions (N,), next_states (N, D)."""
@@ -83,8 +92,8 @@ class MLPDynamics(nn.Module):
         return next_states.view(len(states), self.num_actions, -1)
 
     def _scaled_change(self, states: Tensor, actions: Tensor) -> Tensor:
-        one_hot = F.one_hot(actions, self.num_actions).to(states.dtype)
-        return self.net(torch.cat([(states - self.state_mean) / self.state_std, one_hot], -1))
+        scaled = (states - self.state_mean) / self.state_std
+        return self.net(self.embed_state(scaled) + self.embed(scaled, actions))
 
 
 def transition_batch(transitions: Transitions, batch_size: int, seed: int, step: int) -> Batch:

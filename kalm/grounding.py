@@ -171,7 +171,8 @@ def read_actions(model: TrajectoryLM, states: Tensor, actions: Tensor) -> Tensor
     """
     num_rows, num_actions = actions.shape
     prompt, _ = model.marker("dynamics", num_rows)
-    embeds = torch.cat([prompt, model.embed_states(states)[:, None], model.action_adapter(actions)], 1)
+    repeated = states[:, None].expand(-1, num_actions, -1)
+    embeds = torch.cat([prompt, model.embed_states(states)[:, None], model.embed_actions(repeated, actions)], 1)
     shared = prompt.shape[1] + 1
     length = shared + num_actions
     sees = torch.ones(length, length, dtype=torch.bool, device=states.device).tril()

@@ -124,7 +124,7 @@ def _generate(
         hidden = model.lm.hidden_states(embeds, mask, cache)[:, -1]
         action, _ = draw(model.action_logits(hidden), temperature, generator)
         mask = _longer(mask)
-        hidden = model.lm.hidden_states(model.action_adapter(action)[:, None], mask, cache)[:, -1]
+        hidden = model.lm.hidden_states(model.embed_actions(state, action)[:, None], mask, cache)[:, -1]
         state = model.next_states(state, hidden)
         states.append(state)
         actions.append(action)
@@ -145,7 +145,8 @@ def search(
 ) -> list[Episode]:
     """Rollouts by one step of lookahead in learned dynamics, one a case, all side by side.
 
-    In each state every action is tried in the model and the outcome with the highest ``task.reward`` is taken.
+    In each state every action is tried in the model, and of the outcomes that are plausible the one with the highest
+    ``task.reward`` is taken.
 
     Args:
         starts: (N, D), from `start_states`.
@@ -160,11 +161,12 @@ def search(
         current = np.stack([states[row][-1] for row in running])
         outcomes = dynamics.outcomes(torch.from_numpy(current)).cpu().numpy()
         judge = _Judges(task, [cases[row] for row in running], starts[running])
-        scores = judge.rewards(current, outcomes)
-        scores += settings.noise * rng.standard_normal(scores.shape)
-        chosen = scores.argmax(1)
+        scores = judge.rewards(current, outcomes) + settings.noise * rng.standard_normal(outcomes.shape[:2])
         random = rng.random(len(running)) < settings.random_share
-        chosen[random] = rng.integers(scores.shape[1], size=int(random.sum()))
+        scores[random] = rng.standard_normal((int(random.sum()), scores.shape[1]))
+        # An outcome that physics forbids is an error of the model, and search would find it out.
+        possible = task.plausible(current[:, None], np.arange(scores.shape[1]), outcomes)
+        chosen = np.where(possible, scores, -np.inf).argmax(1)
         reached = outcomes[np.arange(len(running)), chosen]
         for row, action, state in zip(running, chosen, reached, strict=True):
             actions[row].append(int(action))

@@ -40,6 +40,23 @@ class Scale(NamedTuple):
         )
 
 
+class StateActionEmbedding(nn.Module):
+    """An action in a state as a vector: a learned linear function of the state, one for each action.
+
+    With one vector an action, as in the original, the network must work out by itself what the action acts on. Here
+    "relative to the ball that is pushed" is linear: the error of predicted pushes falls by 40 % (docs/lab_notes.md).
+    """
+
+    def __init__(self, num_actions: int, state_dim: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.02 * torch.randn(num_actions, state_dim + 1, width))
+
+    def forward(self, states: Tensor, actions: Tensor) -> Tensor:
+        """States (..., D) and actions (...) -> (..., H)."""
+        weight = self.weight[actions]
+        return torch.einsum("...d,...dh->...h", states, weight[..., :-1, :]) + weight[..., -1, :]
+
+
 class TrajectoryLM(nn.Module):
     """A causal LM with state and action adapters, a head for state changes and one for actions.
 
@@ -57,12 +74,12 @@ class TrajectoryLM(nn.Module):
             self.register_buffer(name, value.float())
         width, state_dim = lm.hidden_size, len(scale.state_mean)
         self.state_adapter = nn.Sequential(nn.Linear(state_dim, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
-        self.action_adapter = nn.Embedding(num_actions, width)
+        self.action_adapter = StateActionEmbedding(num_actions, state_dim, width)
         self.markers = nn.Embedding(len(MARKERS), width)
         self.state_head = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, state_dim))
         self.action_head = nn.Linear(width, num_actions)
         # As large as the embeddings among which they will stand.
-        std = float(lm.model.get_input_embeddings().weight.std())
+        std = lm.model.get_input_embeddings().weight.detach().std().item()
         nn.init.normal_(self.action_adapter.weight, std=std)
         nn.init.normal_(self.markers.weight, std=std)
 
@@ -74,11 +91,15 @@ class TrajectoryLM(nn.Module):
         """States (..., D) as input embeddings (..., H)."""
         return self.state_adapter((states - self.state_mean) / self.state_std)
 
+    def embed_actions(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Actions (...), each taken in a state (..., D), as input embeddings (..., H)."""
+        return self.action_adapter((states - self.state_mean) / self.state_std, actions)
+
     def embed_trajectory(self, states: Tensor, actions: Tensor) -> Tensor:
         """s_0 a_0 s_1 a_1 ...: states (N, T + 1, D) and actions (N, T) as input embeddings (N, 2T + 1, H)."""
         embeds = states.new_empty(len(states), 2 * actions.shape[1] + 1, self.lm.hidden_size)
         embeds[:, 0::2] = self.embed_states(states)
-        embeds[:, 1::2] = self.action_adapter(actions)
+        embeds[:, 1::2] = self.embed_actions(states[:, :-1], actions)
         return embeds
 
     def read(self, parts: list[tuple[Tensor, Tensor]]) -> list[Tensor]:

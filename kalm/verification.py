@@ -1,6 +1,6 @@
 """Is an imagined rollout plausible, and did it reach its goal?
 
-Verifying is easier than generating: an imagined rollout is judged by the environment's own predicates, as a real one is.
+Verifying is easier than generating: an imagined rollout is judged by the environment's own predicates, as a real one.
 `replay` then asks the environment itself, on a sample, how far such verdicts can be trusted.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,8 @@ class ClevrRobotExpert:
         if env.goal.family != "line":
             return int(rewards.argmax())
         best = np.argsort(-rewards)[: self.num_trials]
-        tried = np.stack([env.env.unwrapped.try_push(int(action)) for action in best])
+        physics: Any = env.env.unwrapped
+        tried = np.stack([physics.try_push(int(action)) for action in best])
         return int(best[(self._rewards(env, tried) + noise[best]).argmax()])
 
     @staticmethod

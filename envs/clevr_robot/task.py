@@ -171,7 +171,7 @@ class _Move(_Judge):
 
     def room(self, positions: NDArray) -> NDArray[np.bool_]:
         end = positions[..., self.ball, :] + _MOVE_AIM * self.direction
-        return ((end > LOW) & (end < HIGH)).all(-1)
+        return np.all((end > LOW) & (end < HIGH), axis=-1)
 
 
 class _Line(_Judge):
@@ -194,7 +194,7 @@ class _Gather(_Judge):
         return np.linalg.norm(positions - positions[..., self.ball : self.ball + 1, :], axis=-1)
 
     def achieved(self, positions: NDArray, start: NDArray) -> NDArray[np.bool_]:
-        return (self._distances(positions) < GATHERED).all(-1)
+        return np.all(self._distances(positions) < GATHERED, axis=-1)
 
     def cost(self, positions: NDArray, start: NDArray) -> NDArray[np.floating]:
         return np.maximum(0.0, self._distances(positions) - _GATHER_AIM).sum(-1)

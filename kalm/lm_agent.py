@@ -1,0 +1,41 @@
+"""The grounded language model as the policy itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from kalm.offline.policy import choose
+from kalm.trajectory_lm import TrajectoryLM
+from llm_agents.rollout import Decision, Lane
+
+
+class TrajectoryLMAgent:
+    """Acts by the model's action head, as if each state were the first of a rollout for the instruction.
+
+    Rollouts in training are read from any of their states on, so this is what the model was trained for; and the cost
+    of a decision does not grow with the episode.
+
+    Args:
+        temperature: 0 takes the most probable action.
+    """
+
+    def __init__(self, model: TrajectoryLM, temperature: float) -> None:
+        self._model = model.eval()
+        self._temperature = temperature
+
+    @torch.inference_mode()
+    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
+        model, count = self._model, len(lanes)
+        states = torch.stack([torch.from_numpy(lane.state) for lane in lanes]).to(model.device)
+        one = torch.ones(count, 1, dtype=torch.bool, device=model.device)
+        pieces = model.read(
+            [
+                model.marker("goal", count),
+                model.lm.embed_texts([lane.instruction for lane in lanes]),
+                model.marker("rollout", count),
+                (model.embed_states(states[:, None]), one),
+            ]
+        )
+        return choose(model.action_logits(pieces[-1][:, 0]).cpu(), lanes, self._temperature)

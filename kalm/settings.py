@@ -1,0 +1,75 @@
+"""The config of the KALM recipe."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from kalm.dynamics import MLPDynamicsSettings
+from kalm.grounding import GroundingSettings
+from kalm.imagination import GenerationSettings, SearchSettings
+from kalm.offline import PolicySettings
+from kalm.verification import VerificationSettings
+from llm_agents.config import Settings
+from llm_agents.language_model import LanguageModelSettings
+
+Way = Literal["greedy", "sample", "search", "search_mlp"]
+
+
+class DataSettings(Settings):
+    """What is collected in the environment. Nothing but goals of the training split, in their training wordings."""
+
+    num_rollouts: int = Field(20_000, ge=100)
+    """Rollouts of the scripted expert for training goals."""
+    random_share: float = Field(0.0, ge=0, le=1)
+    """Probability with which a random action replaces the expert's."""
+    num_play: int = Field(2_000, ge=0)
+    """Rollouts of a random agent, from which dynamics are learned and nothing else."""
+
+
+class ImaginationSettings(Settings):
+    """How much is imagined for unseen goals, and in which ways."""
+
+    ways: tuple[Way, ...] = ("greedy", "sample", "search", "search_mlp")
+    """Each way makes a data set of its own, and a policy trained on it."""
+    num_rephrase: int = Field(2_400, ge=0)
+    """Cases for known goals in the given half of their new wordings."""
+    num_easy: int = Field(600, ge=0)
+    """Cases for goals of the split ``easy``."""
+    num_hard: int = Field(2_400, ge=0)
+    """Cases for goals of the split ``hard``, the same number for each family."""
+
+
+class EvaluationSettings(Settings):
+    """How the agents are judged at the end."""
+
+    num_episodes: int = Field(300, ge=1)
+    """Episodes an agent and a column."""
+    panel_seed: int = Field(0, ge=0)
+    """Seed of the panels."""
+    num_validation: int = Field(100, ge=1)
+    """Episodes, on training goals and other starts, from which the share of imagined data is chosen."""
+
+
+class KalmConfig(Settings):
+    """Knowledgeable agents from language model rollouts (Pang et al., NeurIPS 2024)."""
+
+    environment: str = "envs:ClevrRobot-v0"
+    """Gymnasium id of a `LanguageEnv` with discrete actions, a scripted expert and states that are vectors."""
+    seed: int = Field(0, ge=0)
+    """Seed of data, weights and batches. The panels have a seed of their own."""
+    num_workers: int = Field(2, ge=1)
+    """Processes for collecting, policies and evaluation. No number depends on it."""
+    num_threads: int = Field(2, ge=1)
+    """Threads for grounding and imagination, which run in one process."""
+    data: DataSettings = DataSettings()
+    language_model: LanguageModelSettings = LanguageModelSettings()
+    grounding: GroundingSettings = GroundingSettings()
+    mlp_dynamics: MLPDynamicsSettings = MLPDynamicsSettings()
+    imagination: ImaginationSettings = ImaginationSettings()
+    generation: GenerationSettings = GenerationSettings()
+    search: SearchSettings = SearchSettings()
+    verification: VerificationSettings = VerificationSettings()
+    policy: PolicySettings = PolicySettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
