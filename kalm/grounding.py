@@ -14,7 +14,7 @@ Changes are in units of their deviation; the loss is the weighted sum of cross-e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -72,7 +72,8 @@ class Grounding(nn.Module):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The sum of the tasks' losses; a task without rows adds nothing."""
-        losses, metrics = [], {}
+        losses: list[Tensor] = []
+        metrics: dict[str, float] = {}
         for name, task in (
             ("rollout", self.rollout),
             ("dynamics", self.dynamics),
@@ -187,21 +188,18 @@ class GroundingData:
     """Batches for the four tasks, each a function of the step.
 
     Args:
-        rollouts: goal-directed episodes, whose goals are said in any of their training wordings.
+        rollouts: goal-directed episodes.
         transitions: single transitions for dynamics prediction, from any episodes.
-        phrasings: the training wordings of each goal id.
     """
 
     def __init__(
         self,
         rollouts: Trajectories,
         transitions: Transitions,
-        phrasings: Mapping[str, Sequence[str]],
         settings: GroundingSettings,
         seed: int,
     ) -> None:
         self.rollouts, self.settings, self.seed = rollouts, settings, seed
-        self.phrasings = phrasings
         num_held_out = max(1, round(HELD_OUT_SHARE * len(rollouts)))
         self._train_rows = np.arange(len(rollouts) - num_held_out)
         self._held_out_rows = np.arange(len(rollouts) - num_held_out, len(rollouts))
@@ -220,20 +218,19 @@ class GroundingData:
 
     def held_out(self) -> Batch:
         """Rollout generation on held-out episodes, whole."""
-        rng = np.random.default_rng([self.seed, 0])
         rows = self._held_out_rows[:NUM_HELD_OUT]
-        pieces = self._piece(rows, np.zeros(len(rows), np.int64), rng, self.settings.max_steps)
+        pieces = self._piece(rows, np.zeros(len(rows), np.int64), self.settings.max_steps)
         return {f"rollout/{key}": value for key, value in pieces.items()}
 
     def _rows(self, name: str, size: int, step: int, task: int) -> Batch:
-        rng = np.random.default_rng([self.seed, step, task])
         if name == "dynamics":
+            rng = np.random.default_rng([self.seed, step, task])
             index = torch.from_numpy(rng.integers(len(self._transitions.states), size=size))
             states = torch.stack([self._transitions.states[index], self._transitions.next_states[index]], 1)
             return {"states": states, "actions": self._transitions.actions[index, None]}
         rows, begins = self._of_one_length(name, size, step, task)
         whole = self.rollouts.actions.shape[1]
-        return self._piece(rows, begins, rng, whole if name == "consequence" else self.settings.max_steps)
+        return self._piece(rows, begins, whole if name == "consequence" else self.settings.max_steps)
 
     def _of_one_length(self, name: str, size: int, step: int, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Episodes and the steps from which they are read, of similar length so that little is padded.
@@ -252,8 +249,7 @@ class GroundingData:
         dealt = order.reshape(LENGTH_BLOCK, size)[rng.permutation(LENGTH_BLOCK)[place]]
         return rows[dealt], begins[dealt]
 
-    def _piece(self, rows: np.ndarray, begins: np.ndarray, rng: np.random.Generator, max_steps: int) -> Batch:
+    def _piece(self, rows: np.ndarray, begins: np.ndarray, max_steps: int) -> Batch:
         states, actions, lengths = self.rollouts.window(torch.from_numpy(rows), torch.from_numpy(begins), max_steps)
-        words = [self.phrasings[self.rollouts.episodes[row].goal_id] for row in rows]
-        instructions = [said[rng.integers(len(said))] for said in words]
+        instructions = [self.rollouts.episodes[int(row)].instruction for row in rows]
         return {"states": states, "actions": actions, "lengths": lengths, "instructions": instructions}

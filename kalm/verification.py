@@ -122,16 +122,50 @@ def replay(make_env: Callable[[], LanguageEnv], episodes: Sequence[Episode]) -> 
     return replays
 
 
-def quality_gate(way: str, replays: Sequence[Replay], settings: VerificationSettings) -> None:
+def verdict_row(verdict: Verdict, sample: NDArray[np.integer], replays: Sequence[Replay]) -> dict[str, float]:
+    """What verification says of all rollouts, and how it agrees with the environment on a replayed sample.
+
+    Args:
+        sample: the indices of the replayed rollouts.
+        replays: their replays, in the same order.
+
+    Returns:
+        Shares between 0 and 1, ``state_error`` in units of the state. ``tpr`` and ``fpr``: how many of the rollouts
+        that succeed (fail) in the environment are kept; nan where there are none.
+    """
+    real = np.array([replay.success for replay in replays])
+    kept = verdict.kept[sample]
+    return {
+        "imagined": float(len(verdict.success)),
+        "success": float(verdict.success.mean()),
+        "plausible": float(verdict.plausible.mean()),
+        "consistent": float(verdict.consistent.mean()),
+        "kept": float(verdict.kept.mean()),
+        "replayed": float(len(real)),
+        "replay_success": float(real.mean()),
+        "replay_success_kept": _share(real[kept]),
+        "tpr": _share(kept[real]),
+        "fpr": _share(kept[~real]),
+        "state_error": float(np.mean([replay.state_error for replay in replays])),
+    }
+
+
+def _share(values: NDArray[np.bool_]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def quality_gate(way: str, replay_success: float, settings: VerificationSettings) -> None:
     """Refuse to train a policy on imagination that the environment does not confirm.
 
+    Args:
+        replay_success: of rollouts imagined for training goals.
+
     Raises:
-        UserError: fewer than ``min_replay_success`` of the replayed rollouts reached their goal.
+        UserError: it is less than ``min_replay_success``.
     """
-    success = float(np.mean([replay.success for replay in replays])) if replays else 0.0
-    if success < settings.min_replay_success:
+    if replay_success < settings.min_replay_success:
         raise UserError(
-            f"imagination ({way}) is not good enough: {success:.0%} of its rollouts for training goals succeed in the "
-            f"environment, the floor is {settings.min_replay_success:.0%}.\n"
+            f"imagination ({way}) is not good enough: {replay_success:.0%} of its rollouts for training goals succeed "
+            f"in the environment, the floor is {settings.min_replay_success:.0%}.\n"
             "Ground the model longer (--grounding.num_steps) or lower --verification.min_replay_success."
         )

@@ -140,6 +140,10 @@ class Run:
     def has_checkpoint(self, name: str) -> bool:
         return self._checkpoint(name).exists()
 
+    def has_finished(self, name: str) -> bool:
+        """Whether the training of that name has come to its end."""
+        return self.has_checkpoint(name) and bool(self.load_checkpoint(name)[1].get("finished"))
+
     def save_checkpoint(self, name: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         """Write tensors and JSON facts as one safetensors file, under a temporary name first."""
         path = self._checkpoint(name)

@@ -7,8 +7,10 @@ uninterrupted one would have seen, and ends with the same weights.
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -66,6 +68,7 @@ def fit(
     name: str,
     evaluate: Callable[[], dict[str, float]] | None = None,
     after_step: Callable[[], None] | None = None,
+    show_progress: bool = True,
 ) -> None:
     """Train in place, from the run's checkpoint ``name`` if there is one; a finished training is only loaded.
 
@@ -76,6 +79,7 @@ def fit(
         name: the stage, and the checkpoint's name.
         evaluate: held-out metrics, logged ten times and at the end.
         after_step: called after each optimizer step, for target networks.
+        show_progress: whether to show a progress bar; see `watch_progress` for a worker's.
 
     Raises:
         UserError: the loss is not finite; the batch is saved beside the checkpoints.
@@ -89,7 +93,7 @@ def fit(
         run.rewind_metrics(name, step)
     last_saved = time.monotonic()
     module.train()
-    with progress_bar(name, settings.num_steps, step) as advance:
+    with progress_bar(name, settings.num_steps, step) if show_progress else nullcontext(_ignore) as advance:
         try:
             while step < settings.num_steps:
                 metrics = _update(module, optimizer, settings, step, make_batch, run, name)
@@ -109,7 +113,7 @@ def fit(
         except KeyboardInterrupt:
             save_training(module, optimizer, step, run, name)
             raise
-    save_training(module, optimizer, step, run, name)
+    save_training(module, optimizer, step, run, name, finished=True)
     module.eval()
 
 
@@ -161,12 +165,14 @@ def load_weights(module: nn.Module, run: Run, name: str) -> None:
     module.eval()
 
 
-def save_training(module: nn.Module, optimizer: torch.optim.Optimizer, step: int, run: Run, name: str) -> None:
+def save_training(
+    module: nn.Module, optimizer: torch.optim.Optimizer, step: int, run: Run, name: str, finished: bool = False
+) -> None:
     """One checkpoint with weights, optimizer moments and the step."""
     tensors = {f"weights.{key}": value for key, value in state_to_save(module).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    run.save_checkpoint(name, tensors, {"step": step})
+    run.save_checkpoint(name, tensors, {"step": step, "finished": finished})
 
 
 def load_training(module: nn.Module, optimizer: torch.optim.Optimizer, run: Run, name: str) -> int:
@@ -192,6 +198,33 @@ def _load_state(module: nn.Module, tensors: dict[str, Tensor], name: str) -> Non
     if wrong:
         raise CorruptCheckpoint(f"checkpoint {name!r} does not fit this model: it differs in {sorted(wrong)[0]}")
     module.load_state_dict(weights, strict=False)
+
+
+@contextmanager
+def watch_progress(title: str, run: Run, stages: Sequence[str], num_steps: int) -> Iterator[None]:
+    """A progress bar over trainings that go on in other processes, read from what they log."""
+    ended = threading.Event()
+    done = {stage: num_steps if run.has_finished(stage) else 0 for stage in stages}
+
+    def watch(advance: Callable[..., None]) -> None:
+        while not ended.wait(1.0):
+            for line in run.metrics():
+                if line["stage"] in done and line["step"] > done[line["stage"]]:
+                    advance(line["step"] - done[line["stage"]])
+                    done[line["stage"]] = line["step"]
+
+    with progress_bar(title, num_steps * len(stages), sum(done.values())) as advance:
+        thread = threading.Thread(target=watch, args=(advance,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _ignore(n: int = 1) -> None:
+    """Advance no bar."""
 
 
 class _Rate(ProgressColumn):

@@ -1,0 +1,104 @@
+"""KALM end to end: collect, ground, imagine, verify, train policies, judge them on goals they have never seen.
+
+Every stage leaves its result in the run's folder and is not done again: a run that was stopped anywhere goes on where
+it was, and ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from rich.console import Console
+
+from envs.goals import unknown
+from envs.language import LanguageEnv
+from kalm.lm_agent import TrajectoryLMAgent
+from kalm.settings import KalmConfig, Way
+from kalm.stages import Stages
+from kalm.summary import summarize
+from llm_agents.agents import ExpertAgent, RandomAgent
+from llm_agents.environments import make_environment
+from llm_agents.errors import UserError
+from llm_agents.evaluation.evaluate import Column, evaluate_run, make_panels, results_table
+from llm_agents.recipes import Recipe
+from llm_agents.rollout import Agent
+from llm_agents.run import Run
+
+
+class KalmRecipe(Recipe):
+    """Knowledgeable agents from language model rollouts (Pang et al., NeurIPS 2024)."""
+
+    Config = KalmConfig
+
+    def run(self, config: KalmConfig, run: Run) -> None:
+        """Everything, stage by stage.
+
+        Raises:
+            UserError: imagination fails the quality gate, a loss is not finite, or the environment does not fit.
+        """
+        torch.set_num_threads(config.num_threads)
+        stages = Stages(config, run)
+        stages.print_plan()
+        stages.collect()
+        stages.ground()
+        for way in config.imagination.ways:
+            stages.imagine(way)
+        stages.collect_oracle()
+        stages.train_policies()
+        self._evaluate(config, run)
+
+    def make_env(self, config: KalmConfig) -> LanguageEnv:
+        return make_environment(config.environment)
+
+    def columns(self, config: KalmConfig) -> list[Column]:
+        return [
+            Column("train", "train"),
+            Column("rephrase", "rephrase", "given"),
+            Column("rephrase (new words)", "rephrase", "new"),
+            Column("easy", "easy"),
+            Column("hard", "hard"),
+        ]
+
+    def agent_names(self, run: Run) -> list[str]:
+        ways = KalmConfig.model_validate(run.config).imagination.ways
+        return ["random", "expert", "lm", "real", *(f"real+{way}" for way in ways), "real+oracle"]
+
+    def load_agent(self, run: Run, name: str) -> Agent:
+        config = KalmConfig.model_validate(run.config)
+        if name not in self.agent_names(run):
+            raise UserError(unknown("agent", name, self.agent_names(run)))
+        if name == "random":
+            return RandomAgent()
+        if name == "expert":
+            return ExpertAgent(self.make_env(config).task)
+        stages = Stages(config, run)
+        if name == "lm":
+            return TrajectoryLMAgent(stages.load_language_model(), config.policy.temperature)
+        return stages.load_policy_agent(name, stages.chosen_share())
+
+    def episode_stores(self, run: Run) -> dict[str, str]:
+        ways = KalmConfig.model_validate(run.config).imagination.ways
+        return {
+            "real": "real: the expert in the environment, training goals",
+            **{f"imagined_{way}": f"imagined: {_CAPTIONS[way]}" for way in ways},
+            "oracle": "real: the expert in the environment, unseen goals (oracle)",
+        }
+
+    def _evaluate(self, config: KalmConfig, run: Run) -> None:
+        task = self.make_env(config).task
+        settings = config.evaluation
+        panels = make_panels(task, self.columns(config), settings.num_episodes, settings.panel_seed)
+        results = evaluate_run(run, self, panels, self.agent_names(run), config.num_workers)
+        summary = run.once("summary", lambda: summarize(results))
+        console = Console()
+        console.print(results_table(results, panels))
+        for name, row in summary.items():
+            cells = ", ".join(f"{column} {value:.2f}" for column, value in row.items())
+            console.print(f"{name}: {cells}", highlight=False)
+
+
+_CAPTIONS: dict[Way, str] = {
+    "greedy": "written by the language model, greedy and unfiltered",
+    "sample": "written by the language model, sampled and verified",
+    "search": "lookahead in the language model's dynamics, verified",
+    "search_mlp": "lookahead in an MLP's dynamics, verified",
+}

@@ -1,0 +1,359 @@
+"""The stages of the KALM recipe: each is done once, and what it makes is in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+
+from envs.episodes import Episode
+from envs.goals import Split
+from envs.language import LanguageEnv, LanguageTask
+from kalm.cases import imagination_cases, training_cases
+from kalm.dynamics import Dynamics, LMDynamics, MLPDynamics, transition_batch
+from kalm.grounding import Grounding, GroundingData
+from kalm.imagination import generate, search, start_states
+from kalm.offline import ALGORITHMS, OfflineAlgorithm, OfflineData, PolicyAgent
+from kalm.settings import KalmConfig, Way
+from kalm.trajectories import Trajectories, Transitions
+from kalm.trajectory_lm import Scale, TrajectoryLM
+from kalm.verification import Verdict, quality_gate, replay, verdict_row, verify
+from llm_agents.agents import ExpertAgent, NoisyAgent, RandomAgent
+from llm_agents.collect import collect
+from llm_agents.environments import make_environment
+from llm_agents.errors import UserError
+from llm_agents.evaluation.evaluate import evaluate_agent
+from llm_agents.evaluation.panel import make_panel
+from llm_agents.goal_encoder import GoalEncoder
+from llm_agents.language_model import TINY, LanguageModel
+from llm_agents.parallel import in_processes
+from llm_agents.rollout import Agent, Case
+from llm_agents.run import Run
+from llm_agents.training import fit, load_weights, progress_bar, watch_progress
+
+UNSEEN: tuple[Split, ...] = ("rephrase", "easy", "hard")
+TOLERANCE = 0.02  # how much success on training goals a larger share of imagined data may cost
+VALIDATION_SEED = 1  # of the panel from which the share is chosen; results use evaluation.panel_seed
+
+
+class Stages:
+    """The stages of a run, and what they share. Each is done once; what it makes is in the run's folder."""
+
+    def __init__(self, config: KalmConfig, run: Run) -> None:
+        self.config, self.run = config, run
+        self.make_env = partial(make_environment, config.environment)
+
+    @cached_property
+    def task(self) -> LanguageTask:
+        return self._probe.task
+
+    @cached_property
+    def num_actions(self) -> int:
+        space = self._probe.action_space
+        if not hasattr(space, "n"):
+            raise UserError(f"KALM needs discrete actions, {self.config.environment} has {space}")
+        return int(space.n)
+
+    @cached_property
+    def _probe(self) -> LanguageEnv:
+        return self.make_env()
+
+    @cached_property
+    def encoder(self) -> GoalEncoder:
+        """The text encoder, with the features of all texts of the run in its cache once they are computed."""
+        encoder = GoalEncoder.load(self.config.language_model.encoder)
+        path = self.run.folder / "text_features.safetensors"
+        if path.exists():
+            encoder.load_cache(path)
+        return encoder
+
+    @cached_property
+    def real(self) -> Trajectories:
+        """The expert's rollouts for training goals."""
+        return Trajectories.of(self.run.episodes("real").read())
+
+    @cached_property
+    def transitions(self) -> Transitions:
+        """Every transition seen in the environment for training: the expert's and the play's."""
+        play = self.run.episodes("play").read()
+        return Transitions.of(self.real, Trajectories.of(play)) if play else Transitions.of(self.real)
+
+    @cached_property
+    def scale(self) -> Scale:
+        return Scale.of(self.transitions.states, self.transitions.next_states)
+
+    def print_plan(self) -> None:
+        """What will be done, in the words of sizes."""
+        config, imagination = self.config, self.config.imagination
+        num_ways = len(imagination.ways)
+        unseen = imagination.num_rephrase + imagination.num_easy + imagination.num_hard
+        print(
+            f"plan: collect {config.data.num_rollouts} rollouts and {config.data.num_play} of play; ground "
+            f"{config.language_model.name} for {config.grounding.num_steps} steps of {config.grounding.batch_size} "
+            f"sequences; imagine {unseen} cases in {num_ways} ways; train "
+            f"{num_ways + 2} policies ({config.policy.algorithm}) for {config.policy.num_steps} steps of "
+            f"{config.policy.batch_size} transitions; judge {num_ways + 5} agents on 5 panels of "
+            f"{config.evaluation.num_episodes} episodes; {config.num_workers} processes, seed {config.seed}"
+        )
+
+    def collect(self) -> None:
+        """Rollouts for training goals, and play."""
+        data, seed = self.config.data, self.config.seed
+        self._collect(
+            "real", training_cases(self.task, "real", data.num_rollouts, seed), ExpertMaker(data.random_share)
+        )
+        if data.num_play:
+            self._collect("play", training_cases(self.task, "play", data.num_play, seed), _make_random)
+
+    def collect_oracle(self) -> None:
+        """What the expert does in the environment in the very cases that are imagined."""
+        cases = [case for split in UNSEEN for case in self._cases(split)]
+        self._collect("oracle", cases, ExpertMaker(0.0))
+
+    def ground(self) -> None:
+        """Train the language model, and the MLP's dynamics beside it if they are asked for."""
+        self._encode_texts()
+        grounding = self._make_grounding()
+        settings = self.config.grounding
+        data = GroundingData(self.real, self.transitions, settings, self.config.seed)
+        held_out = data.held_out()
+
+        @torch.inference_mode()
+        def evaluate() -> dict[str, float]:
+            return {f"held_out_{name}": value for name, value in grounding.loss(held_out)[1].items()}
+
+        fit(grounding, settings, data.batch, self.run, "grounding", evaluate)
+        if "search_mlp" in self.config.imagination.ways:
+            mlp = self._make_mlp()
+            size = self.config.mlp_dynamics.batch_size
+            batch = partial(transition_batch, self.transitions, size, self.config.seed)
+            fit(mlp, self.config.mlp_dynamics, batch, self.run, "mlp_dynamics")
+
+    def imagine(self, way: Way) -> None:
+        """Imagine for every unseen split and keep what passes verification, after the quality gate.
+
+        Of ``greedy`` rollouts all are kept, as published; of ``sample`` one a case.
+        """
+        self._pass_gate(way)
+        store = self.run.episodes(f"imagined_{way}")
+        if store.files:
+            return
+        kept: list[Episode] = []
+        table = {}
+        for split in UNSEEN:
+            episodes = self._imagine(way, self._cases(split), split)
+            verdict = self._verify(way, episodes)
+            table[split] = self._verdict_row(episodes, verdict)
+            kept += episodes if way == "greedy" else _first_kept(episodes, verdict)
+        self.run.once(f"verifier_{way}", lambda: table)
+        if not kept:
+            raise UserError(f"nothing that was imagined ({way}) passed verification: see verifier_{way}.json")
+        store.append(kept)
+
+    def train_policies(self) -> None:
+        """All policies, several at a time; first those from which the share of imagined data is chosen."""
+        for jobs in (self._share_jobs(), self._policy_jobs()):
+            self._train_policies([job for job in jobs if not self.run.has_finished(_policy_name(*job))])
+
+    def chosen_share(self) -> float:
+        """The share of imagined data in a batch: the largest that costs next to nothing on training goals."""
+        shares = self.config.policy.imagined_shares
+        if len(shares) == 1:
+            return shares[0]
+        return self.run.once("imagined_share", self._choose_share)["chosen"]["share"]
+
+    def load_language_model(self) -> TrajectoryLM:
+        """The grounded language model."""
+        grounding = self._make_grounding()
+        load_weights(grounding, self.run, "grounding")
+        return grounding.model
+
+    def load_policy_agent(self, name: str, share: float) -> PolicyAgent:
+        """A trained policy as an agent."""
+        algorithm = self._make_policy()
+        load_weights(algorithm, self.run, _policy_name(name, share))
+        return PolicyAgent(algorithm, self.encoder, self.config.policy.temperature)
+
+    def train_policy(self, name: str, share: float) -> None:
+        """One policy, from real data and what its name adds to them."""
+        added = name.removeprefix("real").removeprefix("+")
+        store = {"": None, "oracle": "oracle"}.get(added, f"imagined_{added}")
+        extra = Trajectories.of(self.run.episodes(store).read()) if store else None
+        settings = self.config.policy
+        data = OfflineData(self.encoder, self.real, extra, share, settings.batch_size, self.config.seed)
+        algorithm = self._make_policy()
+        stage = _policy_name(name, share)
+        fit(algorithm, settings, data.batch, self.run, stage, after_step=algorithm.after_step, show_progress=False)
+
+    def _collect(self, name: str, cases: list[Case], make_agent: Callable[[LanguageTask], Agent]) -> None:
+        collect(self.make_env, make_agent, cases, self.run.episodes(name), name, self.config.num_workers)
+
+    def _cases(self, split: Split) -> list[Case]:
+        count = getattr(self.config.imagination, f"num_{split}")
+        return imagination_cases(self.task, split, count, self.config.seed)
+
+    def _encode_texts(self) -> None:
+        """Encode every instruction that will be read once, for all processes and later stages."""
+        path = self.run.folder / "text_features.safetensors"
+        if path.exists():
+            return
+        said = [episode.instruction for episode in self.real.episodes]
+        said += [case.instruction for split in UNSEEN for case in self._cases(split)]
+        texts = sorted(set(said))
+        with progress_bar("encoding texts", len(texts)) as advance:
+            for part in (texts[i : i + 512] for i in range(0, len(texts), 512)):
+                self.encoder.encode(part)
+                advance(len(part))
+        self.encoder.save_cache(path)
+
+    def _make_grounding(self) -> Grounding:
+        """The untrained language model with its tasks; its weights depend on the seed alone."""
+        corpus = [words for goal in self.task.goals("train") for words in goal.phrasings]
+        with _seeded(self.config.seed):
+            lm = LanguageModel.load(self.config.language_model, corpus=corpus, encoder=self._tiny_encoder)
+            model = TrajectoryLM(lm, self.num_actions, self._scale_or_shape())
+        return Grounding(model, self.config.grounding)
+
+    @property
+    def _tiny_encoder(self) -> GoalEncoder | None:
+        return self.encoder if self.config.language_model.name == TINY else None
+
+    def _make_mlp(self) -> MLPDynamics:
+        with _seeded(self.config.seed):
+            return MLPDynamics(self.num_actions, self._scale_or_shape(), self.config.mlp_dynamics)
+
+    def _make_policy(self) -> OfflineAlgorithm:
+        algorithm = ALGORITHMS[self.config.policy.algorithm]
+        with _seeded(self.config.seed):
+            return algorithm(self.encoder.dim, self._scale_or_shape(), self.num_actions, self.config.policy)
+
+    def _scale_or_shape(self) -> Scale:
+        """The scale measured on the data; without data, to load weights into, one of the same shape."""
+        if self.run.episodes("real").files:
+            return self.scale
+        size = self._probe.state.shape[0]
+        return Scale(*(torch.ones(size) for _ in range(3)))
+
+    def _dynamics(self, way: Way) -> Dynamics:
+        return self._mlp if way == "search_mlp" else LMDynamics(self._language_model)
+
+    @cached_property
+    def _language_model(self) -> TrajectoryLM:
+        return self.load_language_model()
+
+    @cached_property
+    def _mlp(self) -> MLPDynamics:
+        mlp = self._make_mlp()
+        load_weights(mlp, self.run, "mlp_dynamics")
+        return mlp
+
+    def _imagine(self, way: Way, cases: list[Case], split: Split) -> list[Episode]:
+        """One rollout a case; of ``sample`` several."""
+        config, seed = self.config, self.config.seed
+        starts = start_states(self.make_env, cases)
+        if way == "sample":
+            cases, starts = cases * config.generation.num_samples, np.tile(starts, (config.generation.num_samples, 1))
+        with progress_bar(f"imagining {way} {split}", len(cases)) as advance:
+            if way in ("search", "search_mlp"):
+                return search(self._dynamics(way), self.task, cases, starts, config.search, seed, advance)
+            temperature = config.generation.temperature if way == "sample" else 0.0
+            model = self._language_model
+            return generate(model, self.task, cases, starts, config.generation, temperature, seed, advance)
+
+    def _verify(self, way: Way, episodes: Sequence[Episode]) -> Verdict:
+        return verify(episodes, self.task, self._dynamics(way), self.config.verification)
+
+    def _pass_gate(self, way: Way) -> None:
+        """Imagine for training goals and let the environment judge it, before any imagined data is used."""
+        row = self.run.once(f"gate_{way}", lambda: {"train": self._gate_row(way)})["train"]
+        print(
+            f"{way}: {row['replay_success']:.0%} of {row['replayed']:.0f} rollouts imagined for training goals succeed "
+            f"in the environment; mean state error {row['state_error']:.3f}"
+        )
+        quality_gate(way, row["replay_success"], self.config.verification)
+
+    def _gate_row(self, way: Way) -> dict[str, float]:
+        cases = training_cases(self.task, "gate", self.config.verification.num_replayed, self.config.seed)
+        episodes = self._imagine(way, cases, "train")
+        return self._verdict_row(episodes, self._verify(way, episodes))
+
+    def _verdict_row(self, episodes: Sequence[Episode], verdict: Verdict) -> dict[str, float]:
+        """What verification says of imagined rollouts, and on a sample of them what the environment says."""
+        rng = np.random.default_rng(self.config.seed)
+        size = min(self.config.verification.num_replayed, len(episodes))
+        sample = rng.choice(len(episodes), size, replace=False)
+        return verdict_row(verdict, sample, replay(self.make_env, [episodes[index] for index in sample]))
+
+    def _share_jobs(self) -> list[tuple[str, float]]:
+        shares = self.config.policy.imagined_shares
+        return [(self._deciding_policy, share) for share in shares] if len(shares) > 1 else []
+
+    @property
+    def _deciding_policy(self) -> str:
+        """The policy from which the share is chosen: with search if there is one."""
+        ways = self.config.imagination.ways
+        return f"real+{'search' if 'search' in ways else (*ways, 'oracle')[0]}"
+
+    def _choose_share(self) -> dict[str, dict[str, float]]:
+        panel = make_panel(self.task, "train", self.config.evaluation.num_validation, VALIDATION_SEED)
+        rates = {}
+        for share in self.config.policy.imagined_shares:
+            agent = self.load_policy_agent(self._deciding_policy, share)
+            rates[share] = evaluate_agent(agent, self.make_env, panel).rate.value
+        chosen = max(share for share, rate in rates.items() if rate >= max(rates.values()) - TOLERANCE)
+        table = {str(share): {"share": share, "train_success": rate} for share, rate in rates.items()}
+        return {**table, "chosen": {"share": chosen, "train_success": rates[chosen]}}
+
+    def _policy_jobs(self) -> list[tuple[str, float]]:
+        names = ["real", *(f"real+{way}" for way in self.config.imagination.ways), "real+oracle"]
+        return [(name, self.chosen_share()) for name in names]
+
+    def _train_policies(self, jobs: list[tuple[str, float]]) -> None:
+        names = [_policy_name(*job) for job in jobs]
+        arguments = [(str(self.run.folder), *job) for job in jobs]
+        with watch_progress("training policies", self.run, names, self.config.policy.num_steps):
+            for _ in in_processes(_train_policy, arguments, self.config.num_workers):
+                pass
+
+
+class ExpertMaker:
+    """Makes the expert of a task, as something that can be sent to another process."""
+
+    def __init__(self, random_share: float) -> None:
+        self.random_share = random_share
+
+    def __call__(self, task: LanguageTask) -> Agent:
+        return NoisyAgent(ExpertAgent(task), self.random_share) if self.random_share else ExpertAgent(task)
+
+
+def _make_random(task: LanguageTask) -> Agent:
+    return RandomAgent()
+
+
+def _train_policy(folder: str, name: str, share: float) -> None:
+    run = Run.open(folder)
+    Stages(KalmConfig.model_validate(run.config), run).train_policy(name, share)
+
+
+def _policy_name(name: str, share: float) -> str:
+    return f"policy_{name}" if name == "real" else f"policy_{name}_{share:g}"
+
+
+def _first_kept(episodes: Sequence[Episode], verdict: Verdict) -> list[Episode]:
+    """The first rollout of each case that passed verification."""
+    found: dict[tuple, Episode] = {}
+    for episode, kept in zip(episodes, verdict.kept, strict=True):
+        if kept:
+            found.setdefault((episode.goal_id, episode.instruction, episode.seed), episode)
+    return list(found.values())
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Weights that depend on the seed alone, whatever was drawn before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
