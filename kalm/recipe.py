@@ -6,19 +6,18 @@ it was, and ends with the same numbers.
 
 from __future__ import annotations
 
-import torch
 from rich.console import Console
 
 from envs.goals import unknown
 from envs.language import LanguageEnv
 from kalm.lm_agent import TrajectoryLMAgent
 from kalm.settings import KalmConfig, Way
-from kalm.stages import Stages
-from kalm.summary import summarize
+from kalm.stages import COLUMNS, Stages
+from kalm.summary import summarize, summary_table
 from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
-from llm_agents.evaluation.evaluate import Column, evaluate_run, make_panels, results_table
+from llm_agents.evaluation.evaluate import Column, evaluate_run, results_table
 from llm_agents.recipes import Recipe
 from llm_agents.rollout import Agent
 from llm_agents.run import Run
@@ -35,14 +34,11 @@ class KalmRecipe(Recipe):
         Raises:
             UserError: imagination fails the quality gate, a loss is not finite, or the environment does not fit.
         """
-        torch.set_num_threads(config.num_threads)
         stages = Stages(config, run)
         stages.print_plan()
         stages.collect()
-        stages.ground()
-        for way in config.imagination.ways:
-            stages.imagine(way)
-        stages.collect_oracle()
+        stages.learn_models()
+        stages.imagine()
         stages.train_policies()
         self._evaluate(config, run)
 
@@ -50,13 +46,7 @@ class KalmRecipe(Recipe):
         return make_environment(config.environment)
 
     def columns(self, config: KalmConfig) -> list[Column]:
-        return [
-            Column("train", "train"),
-            Column("rephrase", "rephrase", "given"),
-            Column("rephrase (new words)", "rephrase", "new"),
-            Column("easy", "easy"),
-            Column("hard", "hard"),
-        ]
+        return list(COLUMNS)
 
     def agent_names(self, run: Run) -> list[str]:
         ways = KalmConfig.model_validate(run.config).imagination.ways
@@ -84,16 +74,12 @@ class KalmRecipe(Recipe):
         }
 
     def _evaluate(self, config: KalmConfig, run: Run) -> None:
-        task = self.make_env(config).task
-        settings = config.evaluation
-        panels = make_panels(task, self.columns(config), settings.num_episodes, settings.panel_seed)
+        panels = Stages(config, run).panels()
         results = evaluate_run(run, self, panels, self.agent_names(run), config.num_workers)
         summary = run.once("summary", lambda: summarize(results))
         console = Console()
         console.print(results_table(results, panels))
-        for name, row in summary.items():
-            cells = ", ".join(f"{column} {value:.2f}" for column, value in row.items())
-            console.print(f"{name}: {cells}", highlight=False)
+        console.print(summary_table(summary))
 
 
 _CAPTIONS: dict[Way, str] = {

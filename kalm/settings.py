@@ -60,9 +60,7 @@ class KalmConfig(Settings):
     seed: int = Field(0, ge=0)
     """Seed of data, weights and batches. The panels have a seed of their own."""
     num_workers: int = Field(2, ge=1)
-    """Processes for collecting, policies and evaluation. No number depends on it."""
-    num_threads: int = Field(2, ge=1)
-    """Threads for grounding and imagination, which run in one process."""
+    """Processes, each on one thread, among which the work is divided. No number depends on it."""
     data: DataSettings = DataSettings()
     language_model: LanguageModelSettings = LanguageModelSettings()
     grounding: GroundingSettings = GroundingSettings()

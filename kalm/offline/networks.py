@@ -15,8 +15,9 @@ class AttentionPooling(nn.Module):
     Trained with the policy, it can tell *which* ball is to go *where*, which the mean of the features cannot.
     """
 
-    def __init__(self, dim: int, num_queries: int, key_size: int, value_size: int) -> None:
+    def __init__(self, dim: int, num_queries: int, key_size: int, value_size: int, token_dropout: float = 0.0) -> None:
         super().__init__()
+        self.token_dropout = token_dropout
         self.to_key = nn.Linear(dim, key_size)
         self.to_value = nn.Linear(dim, value_size)
         self.queries = nn.Parameter(torch.randn(num_queries, key_size))
@@ -24,6 +25,10 @@ class AttentionPooling(nn.Module):
 
     def forward(self, text: TokenFeatures) -> Tensor:
         scores = self.to_key(text.features) @ self.queries.T  # (N, L, Q)
+        if self.training and self.token_dropout:
+            # Tokens that are sometimes missing cannot be relied on one by one: a word never seen does less harm.
+            dropped = torch.rand(text.mask.shape, device=scores.device) < self.token_dropout
+            scores = scores.masked_fill(dropped[..., None], -1e4)
         scores = scores.masked_fill(~text.mask[..., None], float("-inf"))
         return (scores.softmax(1).transpose(1, 2) @ self.to_value(text.features)).flatten(1)
 
@@ -35,7 +40,9 @@ class GoalConditionedMLP(nn.Module):
         super().__init__()
         self.register_buffer("state_mean", scale.state_mean.float())
         self.register_buffer("state_std", scale.state_std.float())
-        self.pooling = AttentionPooling(text_dim, settings.num_queries, settings.key_size, settings.value_size)
+        self.pooling = AttentionPooling(
+            text_dim, settings.num_queries, settings.key_size, settings.value_size, settings.token_dropout
+        )
         width = settings.hidden_size
         layers: list[nn.Module] = [nn.Linear(len(scale.state_mean) + self.pooling.output_size, width), nn.SiLU()]
         for _ in range(settings.num_layers - 1):
