@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicLayer
 
 from llm_agents.config import Settings
-from llm_agents.goal_encoder import DEFAULT_ENCODER, GoalEncoder
+from llm_agents.goal_encoder import DEFAULT_ENCODER, GoalEncoder, find_pretrained
 from llm_agents.run import UserError
 
 TINY = "tiny"
@@ -134,9 +135,10 @@ class LanguageModel(nn.Module):
     @classmethod
     def _pretrained(cls, settings: LanguageModelSettings) -> LanguageModel:
         try:
-            model = AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(settings.name)
-        except (OSError, ValueError) as error:
+            path = find_pretrained(settings.name)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"language model {settings.name!r} cannot be loaded from a folder or the model hub: {reason}"
@@ -345,6 +347,7 @@ def train_tokenizer(corpus: Sequence[str], vocab_size: int) -> PreTrainedTokeniz
         bos_token="<s>",
         eos_token="</s>",
         clean_up_tokenization_spaces=False,
+        split_special_tokens=True,  # or an instruction that quotes one would be read as it
     )
 
 
