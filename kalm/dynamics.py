@@ -61,6 +61,10 @@ class MLPDynamics(nn.Module):
     It sees an action as the language model's adapter does.
     """
 
+    state_mean: Tensor
+    state_std: Tensor
+    step_std: Tensor
+
     def __init__(self, num_actions: int, scale: Scale, settings: MLPDynamicsSettings) -> None:
         super().__init__()
         self.num_actions = num_actions

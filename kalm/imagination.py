@@ -160,7 +160,7 @@ def search(
     while len(running):
         current = np.stack([states[row][-1] for row in running])
         outcomes = dynamics.outcomes(torch.from_numpy(current)).cpu().numpy()
-        judge = _Judges(task, [cases[row] for row in running], starts[running])
+        judge = _Judges(task, [cases[int(row)] for row in running], starts[running])
         scores = judge.rewards(current, outcomes) + settings.noise * rng.standard_normal(outcomes.shape[:2])
         random = rng.random(len(running)) < settings.random_share
         scores[random] = rng.standard_normal((int(random.sum()), scores.shape[1]))

@@ -1,46 +1,22 @@
-"""What the results of a run come to: fractions of the oracle, and paired differences from real data only."""
+"""What the results of a run come to, as plain data for its folder and its report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from llm_agents.evaluation.compare import Comparison
 
-from rich.table import Table
-
-from llm_agents.evaluation.evaluate import Result
-from llm_agents.evaluation.statistics import paired_difference
+BASELINE, ORACLE = "real", "real+oracle"
 
 
-def summarize(results: Mapping[str, Mapping[str, Result]]) -> dict[str, dict[str, float]]:
-    """For each policy with imagined data, by column.
-
-    Returns:
-        ``<agent> / oracle``, and ``<agent> - real`` with ``(low)`` and ``(high)``, the 95 % interval of the paired
-        difference over the panel's cases: the luck of the panel, not that of the training run.
-    """
-    agents = next(iter(results.values()))
-    imagined = [name for name in agents if name.startswith("real+") and name != "real+oracle"]
+def summarize(comparison: Comparison) -> dict[str, dict[str, float]]:
+    """For each policy with imagined data, by column: the fraction of the oracle, and the paired difference from real
+    data only with the bounds of its interval."""
+    imagined = [name for name in comparison.rates if name.startswith("real+") and name != ORACLE]
     table: dict[str, dict[str, float]] = {}
     for name in imagined:
-        table[f"{name} / oracle"] = {
-            column: row[name].rate.value / max(row["real+oracle"].rate.value, 1e-9) for column, row in results.items()
-        }
+        table[f"{name} / oracle"] = comparison.fractions[name]
     for name in imagined:
-        estimates = {c: paired_difference(row[name].outcomes, row["real"].outcomes) for c, row in results.items()}
-        table[f"{name} - real"] = {column: estimate.value for column, estimate in estimates.items()}
-        table[f"{name} - real (low)"] = {column: estimate.low for column, estimate in estimates.items()}
-        table[f"{name} - real (high)"] = {column: estimate.high for column, estimate in estimates.items()}
-    return table
-
-
-def summary_table(summary: Mapping[str, Mapping[str, float]]) -> Table:
-    """Fractions of the oracle, and differences from real data with their intervals, in one cell each."""
-    table = Table("compared", title="fraction of the oracle; paired difference from real data only, 95 % interval")
-    for column in next(iter(summary.values()), {}):
-        table.add_column(column, justify="right")
-    for name, row in summary.items():
-        if name.endswith(" - real"):
-            low, high = summary[f"{name} (low)"], summary[f"{name} (high)"]
-            table.add_row(name, *[f"{row[c]:+.2f} [{low[c]:+.2f}, {high[c]:+.2f}]" for c in row])
-        elif not name.endswith(")"):
-            table.add_row(name, *[f"{value:.2f}" for value in row.values()])
+        row = comparison.differences[name]
+        table[f"{name} - real"] = {column: estimate.value for column, estimate in row.items()}
+        table[f"{name} - real (low)"] = {column: estimate.low for column, estimate in row.items()}
+        table[f"{name} - real (high)"] = {column: estimate.high for column, estimate in row.items()}
     return table

@@ -53,8 +53,14 @@ class Trajectories:
             actions[row, :length] = episode.actions
             rewards[row, :length] = episode.rewards
         terminated = torch.tensor([episode.terminated for episode in episodes])
-        arrays = (torch.from_numpy(array) for array in (states, actions, rewards, lengths))
-        return cls(*arrays, terminated, episodes)
+        return cls(
+            states=torch.from_numpy(states),
+            actions=torch.from_numpy(actions),
+            rewards=torch.from_numpy(rewards),
+            lengths=torch.from_numpy(lengths),
+            terminated=terminated,
+            episodes=episodes,
+        )
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -62,7 +68,8 @@ class Trajectories:
     def transitions(self) -> tuple[Tensor, Tensor]:
         """Every (episode, step) there is, as two index tensors (M,), by episode and then by step."""
         steps = torch.arange(self.actions.shape[1])
-        return (steps < self.lengths[:, None]).nonzero(as_tuple=True)
+        rows, columns = (steps < self.lengths[:, None]).nonzero(as_tuple=True)
+        return rows, columns
 
     def window(self, rows: Tensor, begins: Tensor, max_steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Pieces of episodes: from step ``begins`` (M,) of episodes ``rows`` (M,), at most ``max_steps`` long.

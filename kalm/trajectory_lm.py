@@ -66,6 +66,11 @@ class TrajectoryLM(nn.Module):
         scale: of the states, measured on training data.
     """
 
+    lm: LanguageModel
+    state_mean: Tensor
+    state_std: Tensor
+    step_std: Tensor
+
     def __init__(self, lm: LanguageModel, num_actions: int, scale: Scale) -> None:
         super().__init__()
         self.lm = lm

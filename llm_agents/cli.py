@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from llm_agents.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from envs.language import LanguageEnv
@@ -35,7 +34,6 @@ Train agents that reach goals given in natural language, and judge them on goals
   llm-agents evaluate runs/kalm-clevr_robot-1          success rates on unseen goals
 """
 MAX_WORKERS = 8  # by default; each holds a copy of torch and of the agents, some 0.5 GB
-TABLE_WIDTH = 160  # columns, where the output is no terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +73,7 @@ def train(options: Namespace) -> int:
 
 def evaluate(options: Namespace) -> int:
     """Success rates of a run's agents on unseen goals, as a table and as JSON."""
+    from llm_agents.console import wide_console
     from llm_agents.evaluation.evaluate import column_as_json, evaluate_run, results_table
     from llm_agents.run import write_atomically
 
@@ -86,10 +85,23 @@ def evaluate(options: Namespace) -> int:
     run.record_command(["llm-agents", *options.arguments])
     agents = options.agents or recipe.agent_names(run)
     results = evaluate_run(run, recipe, panels, agents, options.workers)
-    _console().print(results_table(results, panels))
+    wide_console().print(results_table(results, panels))
     if options.json:
         rows = [column_as_json(name, panel, results[name]) for name, panel in panels.items()]
         write_atomically(Path(options.json), json.dumps(rows[0] if len(rows) == 1 else rows, indent=1))
+    return 0
+
+
+def compare(options: Namespace) -> int:
+    """Runs that differ in their seed as one result."""
+    from llm_agents.console import wide_console
+    from llm_agents.evaluation.compare import compare, read_results, tables
+    from llm_agents.run import Run
+
+    results = read_results([Run.open(folder) for folder in options.runs])
+    comparison = compare(results, options.baseline, options.oracle)
+    for table in tables(comparison, options.baseline, options.oracle, len(options.runs)):
+        wide_console().print(table)
     return 0
 
 
@@ -105,12 +117,13 @@ def list_envs(options: Namespace) -> int:
     from rich.table import Table
 
     from envs.goals import SPLITS
+    from llm_agents.console import wide_console
     from llm_agents.environments import list_environments
 
     table = Table("environment", "actions", "horizon", *[f"{split} goals" for split in SPLITS])
     for env_id in list_environments():
         _add_env(table, env_id)
-    _console().print(table)
+    wide_console().print(table)
     return 0
 
 
@@ -130,17 +143,19 @@ def check_env(options: Namespace) -> int:
 
 def doctor(options: Namespace) -> int:
     """What is in place and what is not."""
+    from llm_agents.console import wide_console
     from llm_agents.doctor import diagnose
 
-    return diagnose(_console())
+    return diagnose(wide_console())
 
 
 def encoder(options: Namespace) -> int:
     """How well a text encoder's sentence embedding tells goals apart."""
+    from llm_agents.console import wide_console
     from llm_agents.encoder_check import check_encoder
     from llm_agents.environments import make_environment
 
-    check_encoder(options.name, make_environment(options.env).task, _console())
+    check_encoder(options.name, make_environment(options.env).task, wide_console())
     return 0
 
 
@@ -153,7 +168,7 @@ def _parse(arguments: list[str], options: Namespace) -> None:
     """Read the command line into ``options``."""
     parser = _Parser("llm-agents", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_train, _add_evaluate, _add_report, _add_envs, _add_doctor, _add_encoder):
+    for add in (_add_train, _add_evaluate, _add_compare, _add_report, _add_envs, _add_doctor, _add_encoder):
         add(commands)
     own, overrides = _split_overrides(arguments) if arguments[:1] == ["train"] else (arguments, [])
     _, rest = parser.parse_known_args(own, options)
@@ -204,6 +219,13 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--workers", type=int, default=workers, help="processes; numbers do not depend on it (default: %(default)s)"
     )
+
+
+def _add_compare(commands: Any) -> None:
+    parser = _add_command(commands, "compare", compare, "several runs, one a seed, as one result with intervals")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs judged on the same panels")
+    parser.add_argument("--baseline", metavar="NAME", default="real", help="agent to be paired with (default: real)")
+    parser.add_argument("--oracle", metavar="NAME", default="real+oracle", help="agent of which fractions are given")
 
 
 def _add_report(commands: Any) -> None:
@@ -356,13 +378,3 @@ def _actions(env: LanguageEnv) -> str:
 
     space = env.action_space
     return f"{space.n} discrete" if isinstance(space, Discrete) else f"{flatdim(space)} continuous"
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,7 +21,7 @@ from huggingface_hub.utils import get_session
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from llm_agents.run import UserError
 
@@ -95,7 +95,9 @@ class GoalEncoder(nn.Module):
     it from one process to another.
     """
 
-    def __init__(self, name: str, model: nn.Module, tokenizer) -> None:
+    model: PreTrainedModel
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer) -> None:
         super().__init__()
         self.name = name
         self.model = model.eval().requires_grad_(False)

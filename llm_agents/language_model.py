@@ -16,7 +16,14 @@ from pydantic import Field
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.cache_utils import Cache, DynamicLayer
 
 from llm_agents.config import Settings
@@ -31,7 +38,7 @@ class LoraSettings(Settings):
 
     rank: int = Field(8, ge=1)
     """Rank of each adapter."""
-    alpha: float = Field(16.0, gt=0)
+    alpha: int = Field(16, gt=0)
     """Scale: the adapter's output is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout before the adapter."""
@@ -81,7 +88,10 @@ class LanguageModel(nn.Module):
         encoder: the frozen text encoder of ``tiny``; None for a pretrained model.
     """
 
-    def __init__(self, name: str, model: nn.Module, tokenizer, encoder: GoalEncoder | None = None) -> None:
+    encoder: GoalEncoder | None
+    text_projection: nn.Linear | None
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer, encoder: GoalEncoder | None = None) -> None:
         super().__init__()
         self.name = name
         self.model = model
@@ -159,7 +169,7 @@ class LanguageModel(nn.Module):
 
     def embed_texts(self, texts: Sequence[str]) -> Embedded:
         """Texts as the model reads them: ``tiny`` through its encoder, a pretrained model through its own tokens."""
-        if self.encoder is None:
+        if self.encoder is None or self.text_projection is None:
             return self.embed_tokens(texts)
         features, mask = self.encoder.encode(texts)
         return Embedded(self.text_projection(features.to(self.device)), mask.to(self.device))

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from pydantic import Field
@@ -131,7 +131,7 @@ def _update(
         group["lr"] = settings.learning_rate_at(step)
     batch = make_batch(step)
     torch.manual_seed(step)  # so that dropout, too, is a function of the step
-    loss, metrics = module.loss(batch)
+    loss, metrics = cast(Trainable, module).loss(batch)
     if not torch.isfinite(loss):
         _save_bad_batch(batch, step, run, name)
         raise UserError(

@@ -36,6 +36,9 @@ class AttentionPooling(nn.Module):
 class GoalConditionedMLP(nn.Module):
     """State (N, D) and goal text -> outputs (N, K), by an MLP over the state and the attention-pooled text."""
 
+    state_mean: Tensor
+    state_std: Tensor
+
     def __init__(self, text_dim: int, scale: Scale, num_outputs: int, settings) -> None:
         super().__init__()
         self.register_buffer("state_mean", scale.state_mean.float())

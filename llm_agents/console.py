@@ -1,0 +1,14 @@
+"""Where tables are printed."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+TABLE_WIDTH = 160  # columns, where the output is no terminal
+
+
+def wide_console() -> Console:
+    """A console as wide as its terminal; wide enough for a table of results where there is none."""
+    return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)

@@ -1,0 +1,99 @@
+"""Several runs of one recipe, which differ in their seed, as one result: means, differences, fractions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from envs.goals import unknown
+from llm_agents.errors import UserError
+from llm_agents.evaluation.evaluate import Result, stored_panels
+from llm_agents.evaluation.statistics import Estimate, over_seeds, paired_difference
+from llm_agents.run import Run
+
+Results = Mapping[str, Mapping[str, Result]]  # by column and agent
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """By agent and column: the success rate, the paired difference from a baseline, and the fraction of an oracle."""
+
+    rates: dict[str, dict[str, Estimate]]
+    differences: dict[str, dict[str, Estimate]]
+    fractions: dict[str, dict[str, float]]
+
+
+def compare(runs: Sequence[Results], baseline: str, oracle: str) -> Comparison:
+    """Runs whose agents played the same panels, one run a seed.
+
+    Intervals are at 95 %, over seeds and cases (see `over_seeds`); with one run they are over the cases alone.
+
+    Args:
+        baseline: the agent that all others are paired with, case by case and seed by seed.
+        oracle: the agent of which the fraction is reported.
+
+    Raises:
+        UserError: the runs have no such agent.
+    """
+    columns = list(runs[0])
+    agents = list(runs[0][columns[0]])
+    for name in (baseline, oracle):
+        if name not in agents:
+            raise UserError(unknown("agent", name, agents))
+    scores = {agent: {column: _scores(runs, column, agent) for column in columns} for agent in agents}
+    others = [agent for agent in agents if agent != baseline]
+    return Comparison(
+        rates={a: {c: over_seeds(scores[a][c]) for c in columns} for a in agents},
+        differences={a: {c: paired_difference(scores[a][c], scores[baseline][c]) for c in columns} for a in others},
+        fractions={
+            a: {c: float(scores[a][c].mean() / max(scores[oracle][c].mean(), 1e-9)) for c in columns} for a in agents
+        },
+    )
+
+
+def read_results(runs: Sequence[Run]) -> list[dict[str, dict[str, Result]]]:
+    """The stored results of runs, on the panels that all of them were judged on.
+
+    Raises:
+        UserError: there is no such panel.
+    """
+    stored = [{panel.panel.hash: panel for panel in stored_panels(run)} for run in runs]
+    shared = [key for key in stored[0] if all(key in panels for panels in stored)]
+    if not shared:
+        raise UserError("the runs were not judged on a panel they share: evaluate them with the same options first")
+    return [{panels[key].column: panels[key].results for key in shared} for panels in stored]
+
+
+def tables(comparison: Comparison, baseline: str, oracle: str, num_runs: int) -> list[Table]:
+    """Three tables to print: rates, differences, fractions."""
+    over = f"{num_runs} seeds" if num_runs > 1 else "one seed"
+    rates = _table(
+        f"success rate, 95 % interval, {over}", comparison.rates, lambda e: f"{e.value:.3f} [{e.low:.2f}, {e.high:.2f}]"
+    )
+    differences = _table(
+        f"paired difference from {baseline}, 95 % interval, {over}",
+        comparison.differences,
+        lambda e: f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]",
+    )
+    return [rates, differences, _table(f"fraction of {oracle}", comparison.fractions, lambda value: f"{value:.2f}")]
+
+
+def _table(title: str, rows: Mapping[str, Mapping], show) -> Table:
+    table = Table("agent", title=title)
+    for column in next(iter(rows.values()), {}):
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *[show(value) for value in row.values()])
+    return table
+
+
+def _scores(runs: Sequence[Results], column: str, agent: str) -> NDArray[np.float64]:
+    """(runs, cases)."""
+    try:
+        return np.array([run[column][agent].outcomes for run in runs], np.float64)
+    except KeyError:
+        raise UserError(f"not every run was judged with agent {agent!r} on {column!r}") from None
