@@ -7,6 +7,7 @@ uninterrupted one would have seen, and ends with the same weights.
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import threading
 import time
@@ -83,34 +84,36 @@ def fit(
         show_progress: whether to show a progress bar; see `watch_progress` for a worker's.
 
     Raises:
-        UserError: the loss is not finite; the batch is saved beside the checkpoints.
+        UserError: the loss or its gradient is not finite; the batch is saved beside the checkpoints.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
     )
     step = load_training(module, optimizer, run, name)
-    if step:
-        run.rewind_metrics(name, step)
+    run.rewind_metrics(name, step)
     last_saved = time.monotonic()
     module.train()
     with progress_bar(name, settings.num_steps, step) if show_progress else nullcontext(_ignore) as advance:
         try:
             while step < settings.num_steps:
-                metrics = _update(module, optimizer, settings, step, make_batch, run, name)
-                if after_step is not None:
-                    after_step()
-                step += 1
-                advance()
-                if step % LOG_EVERY == 0 or step == settings.num_steps:
-                    run.log(name, step, metrics)
-                if evaluate is not None and (step % max(1, settings.num_steps // 10) == 0):
-                    module.eval()
-                    run.log(name, step, evaluate())
-                    module.train()
-                if time.monotonic() - last_saved > CHECKPOINT_SECONDS and step < settings.num_steps:
-                    save_training(module, optimizer, step, run, name)
-                    last_saved = time.monotonic()
+                metrics = _compute_gradients(module, optimizer, settings, step, make_batch, run, name)
+                with _to_the_end():
+                    optimizer.step()
+                    if after_step is not None:
+                        after_step()
+                    step += 1
+                    advance()
+                    last = step == settings.num_steps
+                    if step % LOG_EVERY == 0 or last:
+                        run.log(name, step, metrics)
+                    if evaluate is not None and (step % max(1, settings.num_steps // 10) == 0 or last):
+                        module.eval()
+                        run.log(name, step, evaluate())
+                        module.train()
+                    if time.monotonic() - last_saved > CHECKPOINT_SECONDS and not last:
+                        save_training(module, optimizer, step, run, name)
+                        last_saved = time.monotonic()
         except KeyboardInterrupt:
             save_training(module, optimizer, step, run, name)
             raise
@@ -118,7 +121,23 @@ def fit(
     module.eval()
 
 
-def _update(
+@contextmanager
+def _to_the_end() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block, so that no checkpoint holds half a step."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _compute_gradients(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     settings: OptimizerSettings,
@@ -132,28 +151,45 @@ def _update(
     batch = make_batch(step)
     torch.manual_seed(step)  # so that dropout, too, is a function of the step
     loss, metrics = cast(Trainable, module).loss(batch)
-    if not torch.isfinite(loss):
-        _save_bad_batch(batch, step, run, name)
-        raise UserError(
-            f"{name}: the loss at step {step} is {float(loss)}; its batch is in checkpoints/{name}_bad_batch"
-        )
+    _require_finite("loss", loss, batch, step, run, name)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], settings.max_grad_norm)
-    optimizer.step()
+    _require_finite("gradient", norm, batch, step, run, name)
     return {"loss": loss.item(), "grad_norm": norm.item(), **metrics}
 
 
-def _save_bad_batch(batch: Batch, step: int, run: Run, name: str) -> None:
-    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
-    facts = {key: value for key, value in batch.items() if isinstance(value, list)}
-    run.save_checkpoint(f"{name}_bad_batch", tensors, {"step": step, **facts})
+def _require_finite(what: str, value: Tensor, batch: Batch, step: int, run: Run, name: str) -> None:
+    if torch.isfinite(value):
+        return
+    tensors: dict[str, Tensor] = {}
+    facts: dict[str, Any] = {"step": step}
+    for key, entry in batch.items():
+        if isinstance(entry, Tensor):
+            tensors[key] = entry
+        elif isinstance(entry, tuple) and hasattr(entry, "_asdict"):
+            tensors |= {f"{key}.{field}": tensor for field, tensor in entry._asdict().items()}
+        else:
+            facts[key] = entry
+    run.save_checkpoint(f"{name}_bad_batch", tensors, facts)
+    raise UserError(
+        f"{name}: the {what} at step {step} is {value.item()}; its batch is in checkpoints/{name}_bad_batch"
+    )
 
 
 def state_to_save(module: nn.Module) -> dict[str, Tensor]:
-    """The state that training changes: all but frozen parameters; target networks, named ``target*``, included."""
-    frozen = {name for name, p in module.named_parameters() if not p.requires_grad and not name.startswith("target")}
-    return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
+    """The state that training changes: all but frozen parameters; target networks, named ``target*``, included.
+
+    Tied weights stand under the first of their names.
+    """
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad and not name.startswith("target")
+        if not frozen and id(tensor) not in seen:
+            seen.add(id(tensor))
+            state[name] = tensor.detach()
+    return state
 
 
 def load_weights(module: nn.Module, run: Run, name: str) -> None:
