@@ -20,7 +20,8 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from envs.episodes import EpisodeStore
 from llm_agents.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["CorruptCheckpoint", "NotARun", "Run", "UserError", "require_finite", "write_atomically"]
 
@@ -120,8 +126,12 @@ class Run:
 
     def rewind_metrics(self, stage: str, step: int) -> None:
         """Forget what this stage logged after ``step``, which a resumed run will log again."""
-        kept = [line for line in self.metrics() if line["stage"] != stage or line["step"] <= step]
-        write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        path = self.folder / "metrics.jsonl"
+        with _locked(path):
+            lines = self.metrics()
+            kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
+            if len(kept) < len(lines):
+                write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """The JSON value stored as ``<name>.json``; made and stored by the first call.
@@ -195,11 +205,22 @@ def require_finite(value: float, what: str) -> float:
 
 def _append(path: Path, line: dict[str, Any]) -> None:
     """Add a line of JSON; what a kill cut short before it stays a line of its own."""
-    with path.open("a+b") as file:
+    with _locked(path), path.open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 1, 0))
         torn = size > 0 and file.read(1) != b"\n"
         file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time, so that a rewrite loses nothing that another process appends; no lock on Windows."""
+    if fcntl is None:
+        yield
+        return
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from multiprocessing import get_context
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import torch
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +20,7 @@ from llm_agents.config import parse_config
 from llm_agents.errors import UserError
 from llm_agents.evaluation.panel import Panel, Wordings, make_panel
 from llm_agents.evaluation.statistics import Estimate, success_rate
+from llm_agents.parallel import in_processes
 from llm_agents.recipes import Recipe
 from llm_agents.rollout import Agent, Case, numbered_rollout
 from llm_agents.run import Run, write_atomically
@@ -117,10 +112,14 @@ def evaluate_run(
             raise UserError(unknown("agent", name, recipe.agent_names(run)))
     for column, panel in panels.items():
         _store_panel(run, column, panel)
-    jobs = {(panel.hash, name): panel for panel in panels.values() for name in agent_names}
-    jobs = {key: panel for key, panel in jobs.items() if not _path(run.folder, *key).exists()}
-    with progress_bar("evaluating episodes", sum(len(panel) for panel in jobs.values())) as advance:
-        for panel in _play(jobs, run.folder, recipe, num_workers):
+    jobs = [
+        (run.folder, recipe, name, panel)
+        for name in agent_names
+        for panel in panels.values()
+        if not _path(run.folder, panel.hash, name).exists()
+    ]
+    with progress_bar("evaluating episodes", sum(len(panel) for *_, panel in jobs)) as advance:
+        for panel in in_processes(_judge, jobs, num_workers):
             advance(len(panel))
     return {
         column: {name: _read_result(_path(run.folder, panel.hash, name)) for name in agent_names}
@@ -171,48 +170,19 @@ def _numbers(result: Result) -> dict[str, float]:
     }
 
 
-def _play(jobs: dict[tuple[str, str], Panel], folder: Path, recipe: Recipe, num_workers: int) -> Iterator[Panel]:
-    """Do the jobs and yield the panel of each as it ends."""
-    if min(num_workers, len(jobs)) <= 1:
-        for (_, name), panel in jobs.items():
-            with _one_thread():
-                _judge(folder, recipe, name, panel)
-            yield panel
-        return
-    executor = ProcessPoolExecutor(min(num_workers, len(jobs)), get_context("spawn"), _start_worker)
-    try:
-        futures = [executor.submit(_judge, folder, recipe, name, panel) for (_, name), panel in jobs.items()]
-        yield from (future.result() for future in as_completed(futures))
-    except BrokenProcessPool:
-        raise UserError("an evaluation worker died, perhaps for want of memory: try fewer --workers") from None
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
 def _judge(folder: Path, recipe: Recipe, name: str, panel: Panel) -> Panel:
     """One job: judge one agent on one panel and store the result. Runs in any process."""
-    run = Run.open(folder)
-    config = parse_config(recipe.Config, run.config, str(folder / "config.yaml"))
-    agent = recipe.load_agent(run, name)
+    config = parse_config(recipe.Config, Run.open(folder).config, str(folder / "config.yaml"))
+    agent = _load_agent(folder, type(recipe), name)
     result = evaluate_agent(agent, partial(recipe.make_env, config), panel)
     write_atomically(_path(folder, panel.hash, name), json.dumps(asdict(result)))
     return panel
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback of its own
-    torch.set_num_threads(1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """As in a worker: the order of floating-point sums depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+@lru_cache(maxsize=1)
+def _load_agent(folder: Path, recipe_cls: type[Recipe], name: str) -> Agent:
+    """The agent, kept for the next panel: jobs come agent by agent."""
+    return recipe_cls().load_agent(Run.open(folder), name)
 
 
 def _path(folder: Path, panel_hash: str, agent: str) -> Path:
