@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,6 +44,12 @@ class TaskShares(Settings):
     explanation: float = Field(0.06, ge=0)
     """Rollout explanation."""
 
+    @model_validator(mode="after")
+    def _one_is_positive(self) -> TaskShares:
+        if not any(self.model_dump().values()):
+            raise ValueError("one of the tasks must have a share above 0")
+        return self
+
 
 class GroundingSettings(OptimizerSettings):
     """How the language model is grounded."""
@@ -60,6 +66,12 @@ class GroundingSettings(OptimizerSettings):
     """Longer rollouts are read in pieces of this many steps."""
     action_weight: float = Field(0.5, ge=0)
     """Weight of the action loss against the state loss in rollout generation (KALM: 0.5)."""
+
+    def sizes(self) -> dict[str, int]:
+        """The number of sequences of each task in a batch; their sum is ``batch_size``."""
+        shares = self.shares.model_dump()
+        ends = np.round(np.cumsum(list(shares.values())) / sum(shares.values()) * self.batch_size).astype(int)
+        return dict(zip(shares, np.diff(ends, prepend=0).tolist(), strict=True))
 
 
 class Grounding(nn.Module):
@@ -207,10 +219,8 @@ class GroundingData:
 
     def batch(self, step: int) -> Batch:
         """The batch of an optimizer step."""
-        shares = self.settings.shares.model_dump()
-        sizes = {name: round(share / sum(shares.values()) * self.settings.batch_size) for name, share in shares.items()}
         batch: Batch = {}
-        for number, (name, size) in enumerate(sizes.items()):
+        for number, (name, size) in enumerate(self.settings.sizes().items()):
             if size:
                 rows = self._rows(name, size, step, number)
                 batch |= {f"{name}/{key}": value for key, value in rows.items()}

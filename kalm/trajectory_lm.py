@@ -11,7 +11,7 @@ change ``s_{t+1} - s_t``. Text comes from the LM's own head. (Pang et al., KALM,
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class TrajectoryLM(nn.Module):
         self.state_head = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, state_dim))
         self.action_head = nn.Linear(width, num_actions)
         # As large as the embeddings among which they will stand.
-        std = lm.model.get_input_embeddings().weight.detach().std().item()
+        std = cast(nn.Embedding, lm.model.get_input_embeddings()).weight.detach().std().item()
         nn.init.normal_(self.action_adapter.weight, std=std)
         nn.init.normal_(self.markers.weight, std=std)
 
