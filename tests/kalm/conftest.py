@@ -1,0 +1,97 @@
+"""A few real episodes, small models of four architectures, and one of them grounded until it knows some episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import VOCAB_SIZE, Grounded, MakeModel, save_models
+from transformers import set_seed
+
+from envs.clevr_robot import make
+from envs.clevr_robot.env import NUM_ACTIONS
+from envs.clevr_robot.task import ClevrRobotTask
+from envs.episodes import Episode
+from kalm.cases import training_cases
+from kalm.grounding import Grounding, GroundingData, GroundingSettings, TaskShares
+from kalm.trajectories import Trajectories, Transitions
+from kalm.trajectory_lm import Scale, TrajectoryLM
+from llm_agents.agents import ExpertAgent, RandomAgent
+from llm_agents.collect import play
+from llm_agents.goal_encoder import GoalEncoder
+from llm_agents.language_model import LanguageModel, LanguageModelSettings, LoraSettings
+from llm_agents.run import Run
+from llm_agents.training import fit
+
+
+@pytest.fixture(scope="session")
+def task() -> ClevrRobotTask:
+    return ClevrRobotTask()
+
+
+@pytest.fixture(scope="session")
+def encoder() -> GoalEncoder:
+    return GoalEncoder.load()
+
+
+@pytest.fixture(scope="session")
+def episodes(task: ClevrRobotTask) -> list[Episode]:
+    """The expert's, for training goals."""
+    return play(make, ExpertAgent, training_cases(task, "real", 24, seed=0))
+
+
+@pytest.fixture(scope="session")
+def trajectories(episodes: list[Episode]) -> Trajectories:
+    return Trajectories.of(episodes)
+
+
+@pytest.fixture(scope="session")
+def transitions(task: ClevrRobotTask, trajectories: Trajectories) -> Transitions:
+    """The expert's and those of random play."""
+    random_play = play(make, lambda task: RandomAgent(), training_cases(task, "play", 4, seed=0))
+    return Transitions.of(trajectories, Trajectories.of(random_play))
+
+
+@pytest.fixture(scope="session")
+def scale(transitions: Transitions) -> Scale:
+    return Scale.of(transitions.states, transitions.next_states)
+
+
+@pytest.fixture(scope="session")
+def model_folder(task: ClevrRobotTask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    save_models(root, [goal.phrasings[0] for goal in task.goals("train")])
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_model(task: ClevrRobotTask, encoder: GoalEncoder, scale: Scale, model_folder: Path) -> MakeModel:
+    """A function that makes an untrained model: ``tiny``, or one of the architectures by name."""
+    corpus = [words for goal in task.goals("train") for words in goal.phrasings]
+
+    def make_model(name: str = "tiny", lora: bool = False, seed: int = 0) -> TrajectoryLM:
+        set_seed(seed)
+        if name == "tiny":
+            lm_settings = LanguageModelSettings(hidden_size=32, num_layers=2, vocab_size=VOCAB_SIZE)
+        else:
+            lm_settings = LanguageModelSettings(name=str(model_folder / name), lora=LoraSettings() if lora else None)
+        return TrajectoryLM(LanguageModel.load(lm_settings, corpus=corpus, encoder=encoder), NUM_ACTIONS, scale).eval()
+
+    return make_model
+
+
+@pytest.fixture(scope="session")
+def grounded(
+    make_model: MakeModel, episodes: list[Episode], transitions: Transitions, tmp_path_factory: pytest.TempPathFactory
+) -> Grounded:
+    few = sorted(episodes, key=len)[-12:-3]  # neither short nor very long; the last is held out
+    shares = TaskShares(rollout=0.4, dynamics=0.2, consequence=0.2, explanation=0.2)
+    settings = GroundingSettings(num_steps=200, batch_size=32, learning_rate=5e-3, shares=shares)
+    data = GroundingData(Trajectories.of(few), transitions.take(torch.arange(20)), settings, seed=0)
+    grounding = Grounding(make_model(), settings)
+    batch = data.batch(0)
+    before = grounding.loss(batch)[1]
+    run = Run.create(tmp_path_factory.mktemp("grounded") / "run", "toy", {})
+    fit(grounding, settings, data.batch, run, "grounding", show_progress=False)
+    return Grounded(grounding.model, few[:-1], before, grounding.loss(batch)[1])
