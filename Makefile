@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := offline,babyai,meta-world,sb3,dev
 
-.PHONY: install demo test test-slow lint bench
+.PHONY: install demo results test test-slow lint bench
 
 ## Everything into .venv, in the versions of constraints.txt; again only when one of these two files changes.
 install: .venv/.installed
@@ -34,3 +34,10 @@ lint: install
 ## Speed against the libraries that do the same, as ratios measured in one run.
 bench: .venv/.installed-peers
 	$(BIN)/python -m benchmarks
+
+## The table of the README: three seeds, and what they say together.
+results: install
+	for seed in 0 1 2; do \
+	  $(BIN)/llm-agents train configs/kalm/clevr_robot.yaml --run runs/clevr_robot-$$seed --resume --seed $$seed || exit 1; \
+	done
+	$(BIN)/llm-agents compare runs/clevr_robot-0 runs/clevr_robot-1 runs/clevr_robot-2

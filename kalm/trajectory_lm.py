@@ -44,7 +44,7 @@ class StateActionEmbedding(nn.Module):
     """An action in a state as a vector: a learned linear function of the state, one for each action.
 
     With one vector an action, as in the original, the network must work out by itself what the action acts on. Here
-    "relative to the ball that is pushed" is linear: the error of predicted pushes falls by 40 % (docs/lab_notes.md).
+    "relative to the ball that is pushed" is linear; what that is worth is measured in docs/lab_notes.md.
     """
 
     def __init__(self, num_actions: int, state_dim: int, width: int) -> None:
