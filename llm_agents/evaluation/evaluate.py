@@ -112,10 +112,11 @@ def evaluate_run(
             raise UserError(unknown("agent", name, recipe.agent_names(run)))
     for column, panel in panels.items():
         _store_panel(run, column, panel)
+    distinct = {panel.hash: panel for panel in panels.values()}
     jobs = [
         (run.folder, recipe, name, panel)
         for name in agent_names
-        for panel in panels.values()
+        for panel in distinct.values()
         if not _path(run.folder, panel.hash, name).exists()
     ]
     with progress_bar("evaluating episodes", sum(len(panel) for *_, panel in jobs)) as advance:
