@@ -36,7 +36,8 @@ class GenerationSettings(Settings):
     num_samples: int = Field(4, ge=1)
     """``sample``: rollouts a case; those that pass verification are kept."""
     max_steps: int = Field(12, ge=1)
-    """Length at which a rollout is cut; no longer than the pieces the model was grounded on."""
+    """Length at which a rollout is cut, if the goal's horizon does not cut it before; no longer than the pieces the
+    model was grounded on."""
     batch_size: int = Field(256, ge=1)
     """Rollouts written side by side."""
 
@@ -211,11 +212,13 @@ class _Judges:
 
 
 def _to_episodes(task: LanguageTask, cases: Sequence[Case], states: NDArray, actions: NDArray) -> list[Episode]:
-    """One episode a row, each cut where its goal is first achieved."""
+    """One episode a row, each cut where its goal is first achieved, or at the goal's horizon."""
     episodes = []
     for case, row_states, row_actions in zip(cases, states, actions, strict=True):
-        achieved = task.achieved(_goal(task, case), row_states[1:], row_states[:1])
-        length = int(achieved.argmax()) + 1 if achieved.any() else len(row_actions)
+        goal = _goal(task, case)
+        horizon = min(len(row_actions), task.horizon(goal))
+        achieved = task.achieved(goal, row_states[1 : horizon + 1], row_states[:1])
+        length = int(achieved.argmax()) + 1 if achieved.any() else horizon
         episodes.append(_to_episode(task, case, row_states[: length + 1], row_actions[:length]))
     return episodes
 

@@ -68,8 +68,14 @@ def verify(
     return Verdict(
         plausible=_all_steps(plausible, rows.numpy(), len(episodes)),
         consistent=_all_steps((disagreement <= settings.max_disagreement).numpy(), rows.numpy(), len(episodes)),
-        success=np.array([episode.success for episode in episodes]),
+        success=np.array([_succeeds(task, episode) for episode in episodes]),
     )
+
+
+def _succeeds(task: LanguageTask, episode: Episode) -> bool:
+    """Whether the goal holds in the last state, whatever the rollout says of itself."""
+    goal = task.goal_set.find(episode.goal_id, episode.split)
+    return bool(task.achieved(goal, episode.states[-1:], episode.states[:1])[0])
 
 
 def _disagreement(

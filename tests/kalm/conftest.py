@@ -87,7 +87,7 @@ def grounded(
 ) -> Grounded:
     few = sorted(episodes, key=len)[-12:-3]  # neither short nor very long; the last is held out
     shares = TaskShares(rollout=0.4, dynamics=0.2, consequence=0.2, explanation=0.2)
-    settings = GroundingSettings(num_steps=200, batch_size=32, learning_rate=5e-3, shares=shares)
+    settings = GroundingSettings(num_steps=120, batch_size=24, learning_rate=1e-2, shares=shares)
     data = GroundingData(Trajectories.of(few), transitions.take(torch.arange(20)), settings, seed=0)
     grounding = Grounding(make_model(), settings)
     batch = data.batch(0)

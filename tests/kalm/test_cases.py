@@ -1,0 +1,78 @@
+"""Which cases are played and imagined: what may be seen in training, and seeds that never meet those of a panel."""
+
+from collections import Counter
+
+import pytest
+
+from kalm.cases import imagination_cases, training_cases
+from llm_agents.evaluation.panel import make_panel, phrasings
+
+STAGES = ("real", "play", "gate")
+SPLITS = ("rephrase", "easy", "hard")
+
+
+def all_cases(task, count: int, seed: int) -> dict[str, list]:
+    cases = {stage: training_cases(task, stage, count, seed) for stage in STAGES}
+    return cases | {split: imagination_cases(task, split, count, seed) for split in SPLITS}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_training_stages_see_training_goals_in_training_wordings(task, seed):
+    words = {goal.id: set(goal.phrasings) for goal in task.goals("train")}
+    for stage in STAGES:
+        cases = training_cases(task, stage, 2000, seed)
+        assert len(cases) == 2000
+        assert all(case.split == "train" and case.instruction in words[case.goal_id] for case in cases)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_imagination_sees_only_the_given_half_of_new_wordings(task, seed):
+    cases = imagination_cases(task, "rephrase", 4000, seed)
+    given = {goal.id: set(phrasings(goal, "given")) for goal in task.goals("rephrase")}
+    new = {words for goal in task.goals("rephrase") for words in phrasings(goal, "new")}
+    assert all(case.split == "rephrase" and case.instruction in given[case.goal_id] for case in cases)
+    assert not {case.instruction for case in cases} & new
+    assert {case.instruction for case in cases} == set().union(*given.values())
+
+
+@pytest.mark.parametrize("split", ["easy", "hard"])
+def test_imagination_is_for_goals_of_its_split(task, split):
+    cases = imagination_cases(task, split, 400, seed=0)
+    words = {goal.id: set(goal.phrasings) for goal in task.goals(split)}
+    assert all(case.split == split and case.instruction in words[case.goal_id] for case in cases)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_families_and_what_is_said_in_them_are_equally_frequent(task, split):
+    cases = imagination_cases(task, split, 2400, seed=0)
+    families = {goal.id: goal.family for goal in task.goals(split)}
+    sizes = Counter(families[case.goal_id] for case in cases)
+    assert set(sizes) == set(families.values())
+    assert len(set(sizes.values())) == 1
+    for family in sizes:
+        said = Counter((case.goal_id, case.instruction) for case in cases if families[case.goal_id] == family)
+        assert max(said.values()) - min(said.values()) <= (1 if max(said.values()) > 1 else 0)
+
+
+def test_seeds_of_training_never_meet_each_other_or_those_of_panels(task):
+    """Not for any run's seed, stage, or panel seed that is likely to be asked for."""
+    seeds = Counter()
+    for seed in range(6):
+        for cases in all_cases(task, 3000, seed).values():
+            seeds.update(case.seed for case in cases)
+    assert max(seeds.values()) == 1
+    panels = {
+        case.seed
+        for seed in range(6)
+        for split in ("train", *SPLITS)
+        for case in make_panel(task, split, 300, seed).cases
+    }
+    assert len(panels) == 6 * 300
+    assert not panels & set(seeds)
+
+
+def test_cases_depend_on_the_seed_and_nothing_else(task):
+    assert all_cases(task, 100, 0) == all_cases(task, 100, 0)
+    one, other = all_cases(task, 100, 0), all_cases(task, 100, 1)
+    for name in one:
+        assert [case.instruction for case in one[name]] != [case.instruction for case in other[name]]

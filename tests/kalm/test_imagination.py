@@ -1,0 +1,228 @@
+"""Imagined rollouts: written by the model or searched in its dynamics, and judged as real ones are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from small_models import NAMES, Grounded, MakeModel
+from torch import Tensor
+
+from envs.clevr_robot import make
+from envs.clevr_robot.expert import predict_pushes
+from envs.clevr_robot.task import ClevrRobotTask
+from envs.episodes import Episode
+from kalm.cases import imagination_cases, training_cases
+from kalm.dynamics import LMDynamics
+from kalm.imagination import GenerationSettings, SearchSettings, generate, search, start_states
+from kalm.trajectory_lm import TrajectoryLM
+from llm_agents.rollout import Case
+
+TASK = ClevrRobotTask()
+CASES = [
+    *training_cases(TASK, "gate", 6, seed=0),
+    *imagination_cases(TASK, "easy", 5, seed=0),
+    *imagination_cases(TASK, "hard", 8, seed=0),
+]
+STARTS = start_states(make, CASES)
+GENERATION = GenerationSettings(max_steps=5)
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+class Pushes:
+    """The expert's own model of rigid discs: dynamics without an error, as far as search can tell."""
+
+    def outcomes(self, states: Tensor) -> Tensor:
+        return torch.from_numpy(predict_pushes(states.numpy()))
+
+    def predict(self, states: Tensor, actions: Tensor) -> Tensor:
+        return self.outcomes(states)[torch.arange(len(states)), actions]
+
+
+class Teleports(Pushes):
+    """Promises that most pushes put everything at once where no ball can be; only a few of them are physics."""
+
+    def outcomes(self, states: Tensor) -> Tensor:
+        outcomes = super().outcomes(states)
+        impossible = torch.rand(outcomes.shape[:2], generator=torch.Generator().manual_seed(len(states))) < 0.9
+        impossible[:, 0] = False
+        return torch.where(impossible[..., None], outcomes + 1.0, outcomes)
+
+
+def equal(one: Sequence[Episode], other: Sequence[Episode], **tolerance) -> bool:
+    return all(
+        a.actions.tolist() == b.actions.tolist() and np.allclose(a.states, b.states, **tolerance)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def horizon_of(case: Case) -> int:
+    return TASK.horizon(TASK.goal_set.find(case.goal_id, case.split))
+
+
+# What every imagined rollout is
+
+
+@pytest.fixture(params=["greedy", "sample", "search"], scope="module")
+def imagined(request: pytest.FixtureRequest, grounded: Grounded) -> tuple[int, list[Case], list[Episode]]:
+    """The length at which rollouts are cut, the cases, and their rollouts."""
+    if request.param == "search":
+        cases = CASES + training_cases(TASK, "gate", 20, seed=1)
+        settings = SearchSettings(max_steps=8)
+        return 8, cases, search(Pushes(), TASK, cases, start_states(make, cases), settings)
+    # Also the cases that the model knows by heart, so that some of them succeed.
+    known = [Case(e.goal_id, e.instruction, e.seed, e.split) for e in grounded.episodes]
+    cases, temperature = CASES + known, 0.0 if request.param == "greedy" else 0.5
+    starts = start_states(make, cases)
+    return 5, cases, generate(grounded.model, TASK, cases, starts, GENERATION, temperature, seed=0)
+
+
+def test_an_imagined_rollout_is_judged_as_its_states_would_be_if_they_were_real(imagined):
+    _, cases, episodes = imagined
+    assert {episode.success for episode in episodes} == {True, False}
+    for case, episode in zip(cases, episodes, strict=True):
+        goal = TASK.goal_set.find(case.goal_id, case.split)
+        achieved = TASK.achieved(goal, episode.states)
+        rewards = TASK.reward(goal, episode.states[:-1], episode.states[1:], episode.states[:1])
+        assert episode.success == episode.terminated == (not episode.truncated) == achieved[-1]
+        np.testing.assert_allclose(episode.rewards, rewards, rtol=1e-5, atol=1e-5)
+
+
+def test_an_imagined_rollout_ends_where_its_goal_is_achieved_or_where_it_is_cut(imagined):
+    max_steps, cases, episodes = imagined
+    for case, episode in zip(cases, episodes, strict=True):
+        achieved = TASK.achieved(TASK.goal_set.find(case.goal_id, case.split), episode.states)
+        cut = min(max_steps, horizon_of(case))
+        assert not achieved[:-1].any()
+        assert len(episode) == cut or (achieved[-1] and len(episode) < cut)
+
+
+def test_an_imagined_rollout_says_what_it_is_and_begins_where_the_real_one_would(imagined):
+    _, cases, episodes = imagined
+    for case, episode, start in zip(cases, episodes, start_states(make, cases), strict=True):
+        assert (episode.goal_id, episode.instruction, episode.seed) == (case.goal_id, case.instruction, case.seed)
+        assert (episode.split, episode.source) == (case.split, "imagined")
+        assert np.array_equal(episode.states[0], start)
+        assert episode.states.dtype == episode.rewards.dtype == np.float32
+
+
+def test_start_states_are_those_of_the_environment():
+    env = make()
+    for case, start in zip(CASES, STARTS, strict=True):
+        observation, _ = env.reset(seed=case.seed, options={"goal": case.goal_id, "split": case.split})
+        assert np.array_equal(observation["state"], start)
+
+
+# Written by the model
+
+
+@torch.inference_mode()
+def slowly(model: TrajectoryLM, case: Case, start: NDArray, max_steps: int) -> tuple[NDArray, list[int]]:
+    """The most probable rollout of one case, by reading everything again at every position."""
+    goal = TASK.goal_set.find(case.goal_id, case.split)
+    states, actions = torch.from_numpy(start)[None, None], torch.zeros(1, 0, dtype=torch.long)
+
+    def read(states: Tensor, actions: Tensor, length: int) -> Tensor:
+        trajectory = model.embed_trajectory(states, actions)[:, :length]
+        text = model.lm.embed_texts([case.instruction])
+        ones = torch.ones(1, length, dtype=torch.bool)
+        return model.read([model.marker("goal", 1), text, model.marker("rollout", 1), (trajectory, ones)])[-1][:, -1]
+
+    while actions.shape[1] < max_steps:
+        action = model.action_logits(read(states, actions, states.shape[1] * 2 - 1)).argmax(-1)
+        actions = torch.cat([actions, action[None]], 1)
+        hidden = read(torch.cat([states, states[:, -1:]], 1), actions, states.shape[1] * 2)
+        states = torch.cat([states, model.next_states(states[:, -1], hidden)[:, None]], 1)
+        if TASK.achieved(goal, states[0].numpy())[-1]:
+            break
+    return states[0].numpy(), actions[0].tolist()
+
+
+def assert_most_probable(model: TrajectoryLM, cases: Sequence[Case]) -> None:
+    starts = start_states(make, cases)
+    for case, start, episode in zip(
+        cases, starts, generate(model, TASK, cases, starts, GENERATION, temperature=0.0), strict=True
+    ):
+        states, actions = slowly(model, case, start, min(GENERATION.max_steps, horizon_of(case)))
+        assert episode.actions.tolist() == actions
+        np.testing.assert_allclose(episode.states, states, **CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_greedy_rollouts_are_those_of_a_loop_without_a_cache(make_model: MakeModel, name):
+    assert_most_probable(make_model(name), CASES)
+
+
+def test_greedy_rollouts_of_a_grounded_model_are_those_of_a_loop_without_a_cache(grounded):
+    assert_most_probable(grounded.model, [Case(e.goal_id, e.instruction, e.seed, e.split) for e in grounded.episodes])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_greedy_rollouts_do_not_depend_on_their_company(grounded, batch_size):
+    settings = GenerationSettings(max_steps=5, batch_size=batch_size)
+    expected = generate(grounded.model, TASK, CASES, STARTS, GENERATION, 0.0)
+    told = []
+    episodes = generate(grounded.model, TASK, CASES[::-1], STARTS[::-1].copy(), settings, 0.0, advance=told.append)
+    assert equal(episodes[::-1], expected, **CLOSE)
+    assert sum(told) == len(CASES)
+
+
+def test_samples_depend_on_the_seed_and_become_greedy_as_they_are_cooled(grounded):
+    def sample(temperature: float, seed: int) -> list[Episode]:
+        return generate(grounded.model, TASK, CASES, STARTS, GENERATION, temperature, seed)
+
+    assert equal(sample(1.0, seed=0), sample(1.0, seed=0), rtol=0, atol=0)
+    assert not equal(sample(1.0, seed=0), sample(1.0, seed=1))
+    assert equal(sample(1e-5, seed=0), sample(0.0, seed=1), **CLOSE)
+    different = [one.actions[0] != other.actions[0] for one, other in zip(sample(50.0, 0), sample(0.0, 0), strict=True)]
+    assert np.mean(different) > 0.8
+
+
+# Searched
+
+
+def test_search_in_perfect_dynamics_reaches_the_goals():
+    cases = training_cases(TASK, "gate", 80, seed=0)
+    episodes = search(Pushes(), TASK, cases, start_states(make, cases), SearchSettings())
+    assert np.mean([episode.success for episode in episodes]) >= 0.9
+
+
+def test_search_never_takes_an_implausible_outcome():
+    settings = SearchSettings(max_steps=8, random_share=0.5)
+    offered = Teleports().outcomes(torch.from_numpy(STARTS)).numpy()
+    assert TASK.plausible(STARTS[:, None], np.arange(40), offered).mean() < 0.2
+    for episode in search(Teleports(), TASK, CASES, STARTS, settings):
+        assert TASK.plausible(episode.states[:-1], episode.actions, episode.states[1:]).all()
+
+
+def test_search_without_chance_takes_the_best_plausible_push():
+    settings = SearchSettings(noise=0.0, random_share=0.0, max_steps=3)
+    episodes = search(Pushes(), TASK, CASES, STARTS, settings)
+    assert equal(search(Pushes(), TASK, CASES[::-1], STARTS[::-1].copy(), settings, seed=7)[::-1], episodes)
+    for episode in episodes:
+        goal = TASK.goal_set.find(episode.goal_id, episode.split)
+        before = episode.states[:-1, None]
+        outcomes = predict_pushes(episode.states[:-1])
+        rewards = TASK.reward(goal, before, outcomes, episode.states[None, :1])
+        rewards = np.where(TASK.plausible(before, np.arange(40), outcomes), rewards, -np.inf)
+        assert episode.actions.tolist() == rewards.argmax(1).tolist()
+        np.testing.assert_allclose(episode.states[1:], outcomes[np.arange(len(episode)), episode.actions], atol=1e-6)
+
+
+def test_search_takes_its_share_of_random_pushes():
+    cases = training_cases(TASK, "gate", 200, seed=0)
+    starts = start_states(make, cases)
+    first = {}
+    for share in (0.0, 0.5, 1.0):
+        settings = SearchSettings(noise=0.0, random_share=share, max_steps=1)
+        first[share] = np.array([episode.actions[0] for episode in search(Pushes(), TASK, cases, starts, settings)])
+    for share in (0.5, 1.0):
+        assert np.mean(first[share] != first[0.0]) == pytest.approx(share * 39 / 40, abs=0.15)
+
+
+def test_search_in_the_models_own_dynamics_follows_them(grounded):
+    dynamics = LMDynamics(grounded.model)
+    for episode in search(dynamics, TASK, CASES, STARTS, SearchSettings(max_steps=3)):
+        outcomes = dynamics.outcomes(torch.from_numpy(episode.states[:-1].copy())).numpy()
+        np.testing.assert_allclose(outcomes[np.arange(len(episode)), episode.actions], episode.states[1:], **CLOSE)
