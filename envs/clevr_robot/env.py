@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
@@ -89,13 +90,17 @@ class ClevrRobotEnv(gymnasium.Env):
         return self._data.qpos[_POSITIONS].astype(np.float32).ravel()
 
 
-def scatter(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Start positions (5, 2) in metres by rejection, as in the original but inside the walls."""
+def scatter(rng: np.random.Generator) -> list[tuple[float, float]]:
+    """Five start positions (x, y) in metres by rejection, as in the original but inside the walls."""
     while True:
-        positions = np.empty((0, 2))
-        for candidate in rng.uniform(LOW, HIGH, size=(40, 2)):
-            gaps = np.abs(positions - candidate)
-            if (np.hypot(*gaps.T) >= 2 * BALL_RADIUS + MIN_GAP).all() and (gaps >= MIN_AXIS_GAP).all():
-                positions = np.vstack([positions, candidate])
+        positions: list[tuple[float, float]] = []
+        # In plain numbers, since so few are looked at: an array for each comparison would take ten times as long.
+        for x, y in rng.uniform(LOW, HIGH, size=(40, 2)).tolist():
+            if all(_have_room(x - other_x, y - other_y) for other_x, other_y in positions):
+                positions.append((x, y))
             if len(positions) == NUM_BALLS:
                 return positions
+
+
+def _have_room(dx: float, dy: float) -> bool:
+    return min(abs(dx), abs(dy)) >= MIN_AXIS_GAP and math.hypot(dx, dy) >= 2 * BALL_RADIUS + MIN_GAP
