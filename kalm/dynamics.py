@@ -23,25 +23,35 @@ class Dynamics(Protocol):
         """The next state after every action: (N, D) -> (N, A, D)."""
         ...
 
+    def predict(self, states: Tensor, actions: Tensor) -> Tensor:
+        """The next state after one action each: (N, D), (N,) -> (N, D)."""
+        ...
+
 
 class LMDynamics:
     """Dynamics prediction by the grounded language model, for all actions of a state in one packed forward.
 
     Args:
-        chunk: states in one forward.
+        chunk: actions in one forward; a few thousand positions suit a CPU's cache.
     """
 
-    def __init__(self, model: TrajectoryLM, chunk: int = 64) -> None:
+    def __init__(self, model: TrajectoryLM, chunk: int = 2560) -> None:
         self.model = model
         self.chunk = chunk
 
-    @torch.inference_mode()
     def outcomes(self, states: Tensor) -> Tensor:
-        return torch.cat([self._outcomes(part) for part in states.split(self.chunk)])
+        actions = torch.arange(self.model.num_actions, device=states.device)
+        return self._predict(states, actions.expand(len(states), -1))
 
-    def _outcomes(self, states: Tensor) -> Tensor:
-        actions = torch.arange(self.model.num_actions, device=states.device).expand(len(states), -1)
-        return self.model.next_states(states[:, None], read_actions(self.model, states, actions))
+    def predict(self, states: Tensor, actions: Tensor) -> Tensor:
+        return self._predict(states, actions[:, None])[:, 0]
+
+    @torch.inference_mode()
+    def _predict(self, states: Tensor, actions: Tensor) -> Tensor:
+        """(N, D) and (N, A) -> (N, A, D)."""
+        rows = max(1, self.chunk // actions.shape[1])
+        parts = zip(states.split(rows), actions.split(rows), strict=True)
+        return torch.cat([self.model.next_states(s[:, None], read_actions(self.model, s, a)) for s, a in parts])
 
 
 class MLPDynamicsSettings(OptimizerSettings):
@@ -88,12 +98,14 @@ class MLPDynamics(nn.Module):
         loss = F.mse_loss(self._scaled_change(batch["states"], batch["actions"]), target)
         return loss, {}
 
-    @torch.inference_mode()
     def outcomes(self, states: Tensor) -> Tensor:
         actions = torch.arange(self.num_actions, device=states.device).repeat(len(states))
-        repeated = states.repeat_interleave(self.num_actions, 0)
-        next_states = repeated + self._scaled_change(repeated, actions) * self.step_std
+        next_states = self.predict(states.repeat_interleave(self.num_actions, 0), actions)
         return next_states.view(len(states), self.num_actions, -1)
+
+    @torch.inference_mode()
+    def predict(self, states: Tensor, actions: Tensor) -> Tensor:
+        return states + self._scaled_change(states, actions) * self.step_std
 
     def _scaled_change(self, states: Tensor, actions: Tensor) -> Tensor:
         scaled = (states - self.state_mean) / self.state_std

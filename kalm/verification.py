@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -20,8 +19,6 @@ from kalm.dynamics import Dynamics
 from kalm.trajectories import Trajectories
 from llm_agents.config import Settings
 from llm_agents.run import UserError
-
-_CHUNK = 4096
 
 
 class VerificationSettings(Settings):
@@ -63,7 +60,7 @@ def verify(
     rows, steps = trajectories.transitions()
     states, next_states = trajectories.states[rows, steps], trajectories.states[rows, steps + 1]
     actions = trajectories.actions[rows, steps]
-    disagreement = _disagreement(dynamics, states, actions, next_states)
+    disagreement = (dynamics.predict(states, actions) - next_states).abs().amax(-1)
     plausible = task.plausible(states.numpy(), actions.numpy(), next_states.numpy())
     return Verdict(
         plausible=_all_steps(plausible, rows.numpy(), len(episodes)),
@@ -76,17 +73,6 @@ def _succeeds(task: LanguageTask, episode: Episode) -> bool:
     """Whether the goal holds in the last state, whatever the rollout says of itself."""
     goal = task.goal_set.find(episode.goal_id, episode.split)
     return bool(task.achieved(goal, episode.states[-1:], episode.states[:1])[0])
-
-
-def _disagreement(
-    dynamics: Dynamics, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor
-) -> torch.Tensor:
-    """The largest difference of any number between next states and the model's own, (M,)."""
-    parts = []
-    for s, a, n in zip(states.split(_CHUNK), actions.split(_CHUNK), next_states.split(_CHUNK), strict=True):
-        predicted = dynamics.outcomes(s)[torch.arange(len(s)), a]
-        parts.append((predicted - n).abs().amax(-1))
-    return torch.cat(parts)
 
 
 def _all_steps(good: NDArray[np.bool_], rows: NDArray, count: int) -> NDArray[np.bool_]:
