@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,65 +15,15 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.goals import SPLITS, Goal, Split
+from envs.check_evidence import MAX_ROWS, Evidence, collect_evidence, reset_options, spread
+from envs.goals import SPLITS, Goal
 
 MAX_IMPLAUSIBLE = 0.01  # share of real transitions that `plausible` may refuse
-MAX_ROWS = 40  # states that are looked at one by one
 NONSENSE = ("", "xyzzy", "colourless green ideas sleep furiously")
 
 
 class LanguageEnvError(ValueError):
     """An environment that breaks the contract of `envs.language`; the message lists every problem found."""
-
-
-@dataclass(frozen=True)
-class _Rollout:
-    """An episode of random actions; ``error`` is what cut it short, if anything did."""
-
-    goal: Goal
-    seed: int
-    states: NDArray  # (T+1, D)
-    actions: list[Any]
-    rewards: list[float]
-    successes: list[Any]
-    terminated: bool
-    truncated: bool
-    error: Exception | None
-
-    def __str__(self) -> str:
-        return f"goal {self.goal.id!r} in split {self.goal.split!r} with seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """What the checks look at."""
-
-    env: Any
-    goals: dict[Split, tuple[Goal, ...]]
-    rollouts: list[_Rollout]
-    num_seeds: int
-
-    @property
-    def families(self) -> list[list[Goal]]:
-        """The goals of every family in every split."""
-        return _families(self.goals)
-
-    @property
-    def one_of_each_family(self) -> list[Goal]:
-        return [family[0] for family in self.families]
-
-    @property
-    def transitions(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-        """At most `MAX_ROWS` states, starts, actions and next states from all rollouts."""
-        rows = [
-            (r.states[i], r.states[0], r.actions[i], r.states[i + 1])
-            for r in self.rollouts
-            for i in range(len(r.actions))
-        ]
-        states, starts, actions, next_states = (
-            map(np.array, zip(*_spread(rows, MAX_ROWS), strict=True)) if rows else [np.empty(0)] * 4
-        )
-        return states, starts, actions, next_states
 
 
 def check_language_env(env: Any, num_seeds: int = 20) -> None:
@@ -94,15 +43,14 @@ def check_language_env(env: Any, num_seeds: int = 20) -> None:
     if num_seeds < 2:
         raise ValueError(f"num_seeds is {num_seeds}: at least 2 are needed to see whether starts differ")
     env = env.unwrapped
-    goals = {split: _goals(env, split) for split in SPLITS}
-    evidence = _Evidence(env, goals, _play(env, goals, num_seeds), num_seeds)
+    evidence = collect_evidence(env, num_seeds)
     problems = [problem for check in _CHECKS for problem in _problems(check, evidence)]
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise LanguageEnvError(f"{type(env.task).__name__} has {len(problems)} problem(s):\n{listed}")
 
 
-def _problems(check: Callable[[_Evidence], Iterable[str]], evidence: _Evidence) -> list[str]:
+def _problems(check: Callable[[Evidence], Iterable[str]], evidence: Evidence) -> list[str]:
     """What a check found; a check that an error stops is a finding too."""
     found = []
     try:
@@ -113,55 +61,7 @@ def _problems(check: Callable[[_Evidence], Iterable[str]], evidence: _Evidence) 
     return found
 
 
-def _goals(env: Any, split: Split) -> tuple[Goal, ...]:
-    try:
-        return tuple(env.task.goals(split))
-    except Exception:  # `_every_split_has_goals` asks again and reports it
-        return ()
-
-
-def _families(goals: dict[Split, tuple[Goal, ...]]) -> list[list[Goal]]:
-    families: dict[tuple[Split, str], list[Goal]] = {}
-    for split, of_split in goals.items():
-        for goal in of_split:
-            families.setdefault((split, goal.family), []).append(goal)
-    return list(families.values())
-
-
-def _play(env: Any, goals: dict[Split, tuple[Goal, ...]], num_seeds: int) -> list[_Rollout]:
-    """Episodes of random actions, with the families taking turns."""
-    rng = np.random.default_rng(0)
-    env.action_space.seed(0)
-    families = _families(goals)
-    turns = [families[seed % len(families)] for seed in range(num_seeds)] if families else []
-    return [_rollout(env, family[rng.integers(len(family))], seed) for seed, family in enumerate(turns)]
-
-
-def _rollout(env: Any, goal: Goal, seed: int) -> _Rollout:
-    states: list[NDArray] = []
-    actions: list[Any] = []
-    rewards: list[float] = []
-    successes: list[Any] = []
-    terminated = truncated = False
-    error: Exception | None = None
-    try:
-        env.reset(seed=seed, options=_options(goal))
-        states.append(np.array(env.state))
-        while not (terminated or truncated) and len(actions) <= env.task.horizon(goal):
-            action = env.action_space.sample()
-            _, reward, terminated, truncated, info = env.step(action)
-            states.append(np.array(env.state))
-            actions.append(action)
-            rewards.append(reward)
-            successes.append(info.get("is_success"))
-    except Exception as raised:  # reported by `_episodes_run`
-        error = raised
-    return _Rollout(
-        goal, seed, np.array(states or [env.state]), actions, rewards, successes, terminated, truncated, error
-    )
-
-
-def _every_split_has_goals(evidence: _Evidence) -> Iterator[str]:
+def _every_split_has_goals(evidence: Evidence) -> Iterator[str]:
     """Each of the four splits has goals."""
     for split in SPLITS:
         goals = evidence.env.task.goals(split)
@@ -172,7 +72,7 @@ def _every_split_has_goals(evidence: _Evidence) -> Iterator[str]:
             yield f"task.goals({split!r}) holds goals of another split: {_some(strays)}"
 
 
-def _goals_stand_in_one_split(evidence: _Evidence) -> Iterator[str]:
+def _goals_stand_in_one_split(evidence: Evidence) -> Iterator[str]:
     """A goal stands in one split, or in train and rephrase."""
     splits: dict[str, list[str]] = {}
     for split, goals in evidence.goals.items():
@@ -187,7 +87,7 @@ def _may_share(splits: Sequence[str]) -> bool:
     return len(splits) == 1 or sorted(splits) == ["rephrase", "train"]
 
 
-def _phrasings_stand_in_one_split(evidence: _Evidence) -> Iterator[str]:
+def _phrasings_stand_in_one_split(evidence: Evidence) -> Iterator[str]:
     """A wording stands in one split only, whatever its case and punctuation."""
     splits: dict[str, set[str]] = {}
     for split, goals in evidence.goals.items():
@@ -199,26 +99,26 @@ def _phrasings_stand_in_one_split(evidence: _Evidence) -> Iterator[str]:
         yield f"wordings leak from one split to another, where each must be new: {_some(leaks)}"
 
 
-def _episodes_run(evidence: _Evidence) -> Iterator[str]:
+def _episodes_run(evidence: Evidence) -> Iterator[str]:
     """Every goal can be reset to and played with random actions."""
     failures = [f"{r} after {len(r.actions)} steps: {_told(r.error)}" for r in evidence.rollouts if r.error]
     if failures:
         yield f"{len(failures)} of {len(evidence.rollouts)} episodes broke off, the first with {failures[0]}"
 
 
-def _goals_begin_unreached(evidence: _Evidence) -> Iterator[str]:
+def _goals_begin_unreached(evidence: Evidence) -> Iterator[str]:
     """No goal holds at reset."""
     env, reached = evidence.env, []
     for goals in evidence.families:
-        for seed, goal in enumerate(_spread(goals, evidence.num_seeds)):
-            _, info = env.reset(seed=seed, options=_options(goal))
+        for seed, goal in enumerate(spread(goals, evidence.num_seeds)):
+            _, info = env.reset(seed=seed, options=reset_options(goal))
             if info["is_success"] or env.task.achieved(goal, np.array(env.state), np.array(env.state)):
                 reached.append(f"goal {goal.id!r} with seed {seed}")
     if reached:
         yield f"goals hold at reset already; task.startable must refuse such starts: {_some(reached)}"
 
 
-def _starts_repeat(evidence: _Evidence) -> Iterator[str]:
+def _starts_repeat(evidence: Evidence) -> Iterator[str]:
     """The start depends on nothing but seed and goal."""
     env = evidence.env
     goals = evidence.one_of_each_family
@@ -237,7 +137,7 @@ def _starts_repeat(evidence: _Evidence) -> Iterator[str]:
             return
 
 
-def _starts_differ(evidence: _Evidence) -> Iterator[str]:
+def _starts_differ(evidence: Evidence) -> Iterator[str]:
     """Different seeds give different starts."""
     if not evidence.families:
         return
@@ -250,11 +150,11 @@ def _starts_differ(evidence: _Evidence) -> Iterator[str]:
         )
 
 
-def _states_are_described(evidence: _Evidence) -> Iterator[str]:
+def _states_are_described(evidence: Evidence) -> Iterator[str]:
     """task.describe makes a text of every reached state."""
     env, reached = evidence.env, [rollout.states for rollout in evidence.rollouts]
     reached += [np.array([env.state])] if any(r.error for r in evidence.rollouts) else []
-    for state in (state for states in reached for state in _spread(states, MAX_ROWS)):
+    for state in (state for states in reached for state in spread(states, MAX_ROWS)):
         text = env.task.describe(state.copy())
         if not isinstance(text, str) or not text.strip():
             yield f"task.describe gives {reprlib.repr(text)} for a reached state: it must give a str that is not empty"
@@ -264,7 +164,7 @@ def _states_are_described(evidence: _Evidence) -> Iterator[str]:
             return
 
 
-def _action_texts_name_actions(evidence: _Evidence) -> Iterator[str]:
+def _action_texts_name_actions(evidence: Evidence) -> Iterator[str]:
     """Each of task.action_texts names an action, and no two name the same."""
     discrete = isinstance(evidence.env.action_space, spaces.Discrete)
     for rollout in evidence.rollouts:
@@ -295,7 +195,7 @@ def _action_text_problems(env: Any, texts: Sequence[str]) -> Iterator[str]:
         named[key] = text
 
 
-def _nonsense_is_refused(evidence: _Evidence) -> Iterator[str]:
+def _nonsense_is_refused(evidence: Evidence) -> Iterator[str]:
     """task.parse_action raises InvalidAction for a text that names no action."""
     for text in NONSENSE:
         try:
@@ -308,30 +208,30 @@ def _nonsense_is_refused(evidence: _Evidence) -> Iterator[str]:
             yield f"task.parse_action({text!r}) gives {action!r}: it must raise InvalidAction"
 
 
-def _achieved_is_vectorised(evidence: _Evidence) -> Iterator[str]:
+def _achieved_is_vectorised(evidence: Evidence) -> Iterator[str]:
     """task.achieved judges many states as it judges each, and leaves its input alone."""
     states, starts, _, _ = evidence.transitions
     return _vectorised_for_goals(evidence, "achieved", "b", states, starts)
 
 
-def _reward_is_vectorised(evidence: _Evidence) -> Iterator[str]:
+def _reward_is_vectorised(evidence: Evidence) -> Iterator[str]:
     """task.reward judges many transitions as it judges each, and leaves its input alone."""
     states, starts, _, next_states = evidence.transitions
     return _vectorised_for_goals(evidence, "reward", "fiu", states, next_states, starts)
 
 
-def _startable_is_vectorised(evidence: _Evidence) -> Iterator[str]:
+def _startable_is_vectorised(evidence: Evidence) -> Iterator[str]:
     """task.startable judges many states as it judges each, and leaves its input alone."""
     return _vectorised_for_goals(evidence, "startable", "b", evidence.transitions[0])
 
 
-def _plausible_is_vectorised(evidence: _Evidence) -> Iterator[str]:
+def _plausible_is_vectorised(evidence: Evidence) -> Iterator[str]:
     """task.plausible judges many transitions as it judges each, and leaves its input alone."""
     states, _, actions, next_states = evidence.transitions
     return _vectorised("plausible", evidence.env.task.plausible, "b", states, actions, next_states)
 
 
-def _start_may_be_left_out(evidence: _Evidence) -> Iterator[str]:
+def _start_may_be_left_out(evidence: Evidence) -> Iterator[str]:
     """Without a start, task.achieved takes the first of the states (T, D) for it."""
     states, _, _, _ = evidence.transitions
     for goal in evidence.one_of_each_family if len(states) else ():
@@ -341,7 +241,7 @@ def _start_may_be_left_out(evidence: _Evidence) -> Iterator[str]:
             return
 
 
-def _vectorised_for_goals(evidence: _Evidence, name: str, kinds: str, *arrays: NDArray) -> Iterator[str]:
+def _vectorised_for_goals(evidence: Evidence, name: str, kinds: str, *arrays: NDArray) -> Iterator[str]:
     """Problems of one judge of the task, for the first goal that shows any."""
     for goal in evidence.one_of_each_family:
         found = list(_vectorised(name, partial(getattr(evidence.env.task, name), goal), kinds, *arrays))
@@ -372,7 +272,7 @@ def _vectorised(name: str, judge: Callable[..., Any], kinds: str, *arrays: NDArr
         yield f"task.{name} gives shape {twice.shape} for leading axes (2, {num_rows}): it must keep them"
 
 
-def _success_is_achieved(evidence: _Evidence) -> Iterator[str]:
+def _success_is_achieved(evidence: Evidence) -> Iterator[str]:
     """info["is_success"] says what task.achieved says."""
     for rollout in (r for r in evidence.rollouts if r.actions):
         achieved = np.asarray(evidence.env.task.achieved(rollout.goal, rollout.states[1:], rollout.states[0]))
@@ -385,7 +285,7 @@ def _success_is_achieved(evidence: _Evidence) -> Iterator[str]:
             return
 
 
-def _real_transitions_are_plausible(evidence: _Evidence) -> Iterator[str]:
+def _real_transitions_are_plausible(evidence: Evidence) -> Iterator[str]:
     """task.plausible accepts at least 99 percent of real transitions."""
     verdicts = [
         np.ravel(evidence.env.task.plausible(r.states[:-1], np.array(r.actions), r.states[1:]))
@@ -397,7 +297,7 @@ def _real_transitions_are_plausible(evidence: _Evidence) -> Iterator[str]:
         yield f"task.plausible refuses {refused:.1%} of real transitions: it may refuse {MAX_IMPLAUSIBLE:.0%}"
 
 
-def _rewards_are_finite(evidence: _Evidence) -> Iterator[str]:
+def _rewards_are_finite(evidence: Evidence) -> Iterator[str]:
     """Rewards are finite numbers."""
     for rollout in evidence.rollouts:
         wrong = [reward for reward in rollout.rewards if not np.isfinite(reward)]
@@ -406,7 +306,7 @@ def _rewards_are_finite(evidence: _Evidence) -> Iterator[str]:
             return
 
 
-def _episodes_end_at_the_horizon(evidence: _Evidence) -> Iterator[str]:
+def _episodes_end_at_the_horizon(evidence: Evidence) -> Iterator[str]:
     """An episode that does not terminate is truncated at task.horizon(goal)."""
     for rollout in (r for r in evidence.rollouts if not r.error):
         horizon = evidence.env.task.horizon(rollout.goal)
@@ -424,7 +324,7 @@ def _episodes_end_at_the_horizon(evidence: _Evidence) -> Iterator[str]:
             return
 
 
-def _unknown_names_are_refused(evidence: _Evidence) -> Iterator[str]:
+def _unknown_names_are_refused(evidence: Evidence) -> Iterator[str]:
     """reset raises a ValueError for an unknown goal, split or option."""
     for option in ("goal", "split", "no such option"):
         options = {option: "no such name"}
@@ -438,7 +338,7 @@ def _unknown_names_are_refused(evidence: _Evidence) -> Iterator[str]:
             yield f"reset(options={options}) goes through: it must raise a ValueError"
 
 
-_CHECKS: tuple[Callable[[_Evidence], Iterator[str]], ...] = (
+_CHECKS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     _every_split_has_goals,
     _goals_stand_in_one_split,
     _phrasings_stand_in_one_split,
@@ -462,22 +362,13 @@ _CHECKS: tuple[Callable[[_Evidence], Iterator[str]], ...] = (
 )
 
 
-def _options(goal: Goal) -> dict[str, str]:
-    return {"goal": goal.id, "split": goal.split}
-
-
 def _start(env: Any, goal: Goal, seed: int) -> tuple[NDArray, str]:
-    observation, _ = env.reset(seed=seed, options=_options(goal))
+    observation, _ = env.reset(seed=seed, options=reset_options(goal))
     return np.array(observation["state"]), observation["goal"]
 
 
 def _same(one: tuple[NDArray, str], other: tuple[NDArray, str]) -> bool:
     return np.array_equal(one[0], other[0]) and one[1] == other[1]
-
-
-def _spread(items: Sequence[Any] | NDArray, count: int) -> list[Any]:
-    """At most ``count`` items, spread evenly, with the first and the last."""
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(len(items), count)).astype(int))]
 
 
 def _some(items: Sequence[str]) -> str:
