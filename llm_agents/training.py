@@ -26,6 +26,7 @@ from llm_agents.run import CorruptCheckpoint, Run, UserError
 
 CHECKPOINT_SECONDS = 30.0
 LOG_EVERY = 25
+POLL_SECONDS = 5.0  # reading all metrics costs a third of a second at the end of a long run
 
 Batch = dict[str, Any]
 
@@ -249,7 +250,7 @@ def watch_progress(title: str, run: Run, steps: dict[str, int]) -> Iterator[None
     done = dict.fromkeys(steps, 0)
 
     def watch(advance: Callable[..., None]) -> None:
-        while not ended.wait(1.0):
+        while not ended.wait(POLL_SECONDS):
             for line in run.metrics():
                 stage, step = line["stage"], line["step"]
                 if step > done.get(stage, step):
