@@ -378,3 +378,7 @@ def _actions(env: LanguageEnv) -> str:
 
     space = env.action_space
     return f"{space.n} discrete" if isinstance(space, Discrete) else f"{flatdim(space)} continuous"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
