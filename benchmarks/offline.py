@@ -1,0 +1,124 @@
+"""Gradient steps of offline RL, against d3rlpy on the same transitions with the same batch and hidden sizes.
+
+Ours reads the tokens of a goal by attention. For d3rlpy an observation is the state beside the sentence embedding, as
+ImagineBench has it, so it computes less in each step. Each side trains as its users would, by ``fit``.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness import Comparison, Skipped
+from envs.clevr_robot import make
+from envs.clevr_robot.env import NUM_ACTIONS
+from envs.clevr_robot.task import ClevrRobotTask
+from envs.episodes import Episode
+from kalm.cases import training_cases
+from kalm.offline import ALGORITHMS, OfflineData, PolicySettings
+from kalm.trajectories import Trajectories, Transitions
+from kalm.trajectory_lm import Scale
+from llm_agents.agents import ExpertAgent
+from llm_agents.goal_encoder import GoalEncoder
+from llm_agents.rollout import rollout
+from llm_agents.run import Run
+from llm_agents.training import fit
+
+NUM_EPISODES = 400
+NUM_STEPS = 100  # in one call of fit
+
+
+def comparisons() -> Iterator[Comparison | Skipped]:
+    """Behaviour cloning and discrete CQL."""
+    names = {"bc": "DiscreteBC", "cql": "DiscreteCQL"}
+    if find_spec("d3rlpy") is None:
+        reason = "d3rlpy is missing; pip install -c constraints.txt -e '.[peers]'"
+        yield from (Skipped(f"{ours} steps", reason) for ours in names)
+        return
+    task = ClevrRobotTask()
+    cases = training_cases(task, "gate", NUM_EPISODES, seed=0)
+    episodes = list(rollout(ExpertAgent(task), make, cases))
+    encoder = GoalEncoder.load()
+    with tempfile.TemporaryDirectory() as folder:
+        for ours, theirs in names.items():
+            settings = PolicySettings(algorithm=ours, num_steps=NUM_STEPS)
+            yield Comparison(
+                f"{ours} steps",
+                "steps",
+                f"d3rlpy {theirs}",
+                our_fit(encoder, episodes, settings, Path(folder) / ours),
+                their_fit(encoder, episodes, settings, theirs),
+            )
+
+
+def our_fit(
+    encoder: GoalEncoder, episodes: Sequence[Episode], settings: PolicySettings, folder: Path
+) -> Callable[[], float]:
+    """A function that trains for `NUM_STEPS` more steps."""
+    real = Trajectories.of(episodes)
+    transitions = Transitions.of(real)
+    scale = Scale.of(transitions.states, transitions.next_states)
+    data = OfflineData(encoder, real, None, 0.0, settings.batch_size, seed=0)
+    algorithm = ALGORITHMS[settings.algorithm](encoder.dim, scale, NUM_ACTIONS, settings)
+    run = Run.create(folder, "benchmark", {})
+    calls = count()
+
+    def train() -> float:
+        stage = f"call_{next(calls)}"
+        fit(algorithm, settings, data.batch, run, stage, after_step=algorithm.after_step, show_progress=False)
+        return settings.num_steps
+
+    return train
+
+
+def their_fit(
+    encoder: GoalEncoder, episodes: Sequence[Episode], settings: PolicySettings, name: str
+) -> Callable[[], float]:
+    """The same by d3rlpy."""
+    import d3rlpy
+
+    logging.disable(logging.INFO)
+    d3rlpy.logging.LOG.disabled = True
+    sizes = [settings.hidden_size] * settings.num_layers
+    config = getattr(d3rlpy.algos, f"{name}Config")(
+        batch_size=settings.batch_size, encoder_factory=d3rlpy.models.VectorEncoderFactory(hidden_units=sizes)
+    )
+    algorithm = config.create()
+    dataset = d3rlpy.dataset.ReplayBuffer(
+        d3rlpy.dataset.InfiniteBuffer(),
+        episodes=[_as_theirs(encoder, episode) for episode in episodes],
+        action_space=d3rlpy.ActionSpace.DISCRETE,
+        action_size=NUM_ACTIONS,
+    )
+
+    def train() -> float:
+        algorithm.fit(
+            dataset,
+            n_steps=settings.num_steps,
+            n_steps_per_epoch=settings.num_steps,
+            logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
+            show_progress=False,
+        )
+        return settings.num_steps
+
+    return train
+
+
+def _as_theirs(encoder: GoalEncoder, episode: Episode):
+    """One of our episodes, each observation with the sentence embedding of the instruction behind it."""
+    from d3rlpy.dataset import Episode as TheirEpisode
+
+    states = episode.states[:-1]
+    goal = encoder.encode([episode.instruction]).sentence_embedding().numpy()
+    return TheirEpisode(
+        observations=np.concatenate([states, np.repeat(goal, len(states), 0)], 1),
+        actions=episode.actions[:, None],
+        rewards=episode.rewards[:, None],
+        terminated=episode.terminated,
+    )
