@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from statistics import median
 
@@ -26,17 +29,18 @@ def main() -> None:
     if unknown or options.rounds < 1 or options.threads < 1:
         parser.error(f"no benchmark {min(unknown)!r}: known are {', '.join(NAMES)}" if unknown else "at least 1")
     torch.set_num_threads(options.threads)
-    console = Console()
+    console = Console(file=sys.stdout)
     table = Table(title=f"{options.rounds} rounds, {options.threads} thread(s); ratio: median and range of the rounds")
     table.add_column("benchmark")
     for title in ("ours", "theirs", "ours / theirs"):
         table.add_column(title, justify="right", no_wrap=True)
-    with console.status("") as status:
+    with console.status("") as status, open(os.devnull, "w") as silence:
         for name in options.names or NAMES:
             status.update(f"preparing {name}")
-            for comparison in import_module(f"benchmarks.{name}").comparisons():
-                status.update(f"{name}: {comparison.name}")
-                table.add_row(*_row(comparison, options.rounds))
+            with redirect_stdout(silence), redirect_stderr(silence):  # the libraries' own messages
+                for comparison in import_module(f"benchmarks.{name}").comparisons():
+                    status.update(f"{name}: {comparison.name}")
+                    table.add_row(*_row(comparison, options.rounds))
     console.print(table)
 
 

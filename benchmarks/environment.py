@@ -12,7 +12,7 @@ from envs.clevr_robot.scene import compile_model
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.language import LanguageEnv
 
-PEER = "a scene compiled at each reset"
+PEER = "compiling each time"
 
 
 class RecompilingEnv(ClevrRobotEnv):

@@ -6,7 +6,6 @@ ImagineBench has it, so it computes less in each step. Each side trains as its u
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -83,8 +82,6 @@ def their_fit(
     """The same by d3rlpy."""
     import d3rlpy
 
-    logging.disable(logging.INFO)
-    d3rlpy.logging.LOG.disabled = True
     sizes = [settings.hidden_size] * settings.num_layers
     config = getattr(d3rlpy.algos, f"{name}Config")(
         batch_size=settings.batch_size, encoder_factory=d3rlpy.models.VectorEncoderFactory(hidden_units=sizes)
