@@ -98,6 +98,17 @@ class LanguageTask(Protocol):
         """A scripted expert, or None where there is none."""
         return None
 
+    def reset_options(self, goal: Goal) -> dict[str, Any] | None:
+        """What the wrapped environment's reset is told, so that its start suits the goal; by default, nothing."""
+        return None
+
+    def instruct(self, phrasing: str, info: dict[str, Any]) -> str:
+        """The instruction of an episode, from a phrasing and what the wrapped environment's reset gave as info.
+
+        By default the phrasing itself; a task whose environment draws a mission puts it in here.
+        """
+        return phrasing
+
 
 class Expert(Protocol):
     """A scripted policy that may look at the environments themselves."""
@@ -175,8 +186,8 @@ class LanguageEnv(gymnasium.Env):
             self.goal = goals[int(rng.integers(len(goals)))]
         else:
             self.goal = self.task.goal_set.find(goal_id, split or self.split)
-        self.instruction = instruction or self.goal.phrasings[rng.integers(len(self.goal.phrasings))]
-        self._draw_start()
+        phrasing = instruction or self.goal.phrasings[rng.integers(len(self.goal.phrasings))]
+        self.instruction = self.task.instruct(phrasing, self._draw_start())
         self.num_steps = 0
         return self._observation(), self._info(success=False, seed=self.seed)
 
@@ -203,14 +214,15 @@ class LanguageEnv(gymnasium.Env):
     def close(self) -> None:
         self.env.close()
 
-    def _draw_start(self) -> None:
-        """Reset the wrapped environment to a start from which the goal may begin."""
+    def _draw_start(self) -> dict[str, Any]:
+        """Reset the wrapped environment to a start from which the goal may begin; what its reset gives as info."""
         seeds = np.random.default_rng([self.seed, 1])
+        options = self.task.reset_options(self.goal)
         for _ in range(MAX_START_DRAWS):
-            observation, _ = self.env.reset(seed=int(seeds.integers(2**31)))
+            observation, info = self.env.reset(seed=int(seeds.integers(2**31)), options=options)
             self.state = self.start_state = self._flatten(observation)
             if self.task.startable(self.goal, self.state):
-                return
+                return info
         raise ValueError(f"no start for goal {self.goal.id!r} found in {MAX_START_DRAWS} draws from seed {self.seed}")
 
     def _flatten(self, observation: Any) -> NDArray:

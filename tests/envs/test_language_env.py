@@ -185,6 +185,24 @@ def test_an_observation_of_several_parts_becomes_one_flat_state():
     assert np.array_equal(whole["state"], parts["state"])
 
 
+def test_a_task_tells_the_wrapped_reset_what_the_goal_needs_and_puts_its_mission_into_words():
+    class Table(ClevrRobotEnv):
+        def reset(self, *, seed=None, options=None):
+            state, _ = super().reset(seed=seed)
+            return state, {"mission": f"do {options['wanted']}"}
+
+    class Missions(ClevrRobotTask):
+        def reset_options(self, goal):
+            return {"wanted": goal.id}
+
+        def instruct(self, phrasing, info):
+            return phrasing.format(mission=info["mission"])
+
+    env = LanguageEnv(Table(), Missions())
+    said, _ = env.reset(seed=0, options={"goal": "line", "instruction": "please {mission} now"})
+    assert said["goal"] == env.instruction == "please do line now"
+
+
 def test_the_start_left_out_is_the_first_state_along_the_time_axis():
     states = np.arange(24.0).reshape(2, 3, 4)
     assert np.array_equal(start_of(states, None), states[:, :1])
