@@ -132,11 +132,11 @@ LINE = (
     "arrange all balls in a line from left to right in the order red, blue, green, purple, cyan",
     "line up the five balls: red leftmost, then blue, green, purple and cyan",
     "make a row of red, blue, green, purple and cyan from left to right",
-    "sort the balls by colour into a line going right, starting with red and ending with cyan",
+    "sort the balls into a line going right: starting with red, over blue, green and purple, ending with cyan",
     "put the balls in a horizontal row, red first, then blue, green, purple, cyan last",
     "build a chain: red, to its right blue, to its right green, to its right purple, to its right cyan",
     "form a queue that runs rightward: red, blue, green, purple, cyan",
-    "the balls should form a line, with red at the left end and cyan at the right end",
+    "the balls should form a line: red at the left end, next blue, green, purple, and cyan at the right end",
 )
 
 _GATHER = (
