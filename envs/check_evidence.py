@@ -20,6 +20,7 @@ class Rollout:
 
     goal: Goal
     seed: int
+    instruction: str
     states: NDArray  # (T+1, D)
     actions: list[Any]
     rewards: list[float]
@@ -95,6 +96,7 @@ def _play(env: Any, goals: dict[Split, tuple[Goal, ...]], num_seeds: int) -> lis
 
 
 def _rollout(env: Any, goal: Goal, seed: int) -> Rollout:
+    instruction = ""
     states: list[NDArray] = []
     actions: list[Any] = []
     rewards: list[float] = []
@@ -102,7 +104,8 @@ def _rollout(env: Any, goal: Goal, seed: int) -> Rollout:
     terminated = truncated = False
     error: Exception | None = None
     try:
-        env.reset(seed=seed, options=reset_options(goal))
+        observation, _ = env.reset(seed=seed, options=reset_options(goal))
+        instruction = observation["goal"]
         states.append(np.array(env.state))
         while not (terminated or truncated) and len(actions) <= env.task.horizon(goal):
             action = env.action_space.sample()
@@ -114,7 +117,16 @@ def _rollout(env: Any, goal: Goal, seed: int) -> Rollout:
     except Exception as raised:  # `envs.check` reports it
         error = raised
     return Rollout(
-        goal, seed, np.array(states or [env.state]), actions, rewards, successes, terminated, truncated, error
+        goal=goal,
+        seed=seed,
+        instruction=instruction,
+        states=np.array(states or [env.state]),
+        actions=actions,
+        rewards=rewards,
+        successes=successes,
+        terminated=terminated,
+        truncated=truncated,
+        error=error,
     )
 
 

@@ -15,6 +15,10 @@ class UnknownGoal(ValueError):
     """A goal id or split that the task does not have."""
 
 
+class InvalidAction(ValueError):
+    """An action that the environment does not have, or a text that names none."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """What to reach. The same ``id`` stands in ``train`` and in ``rephrase``, each time with its own phrasings.

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from envs.check import LanguageEnvError, check_language_env
-from envs.goals import SPLITS, Goal, GoalSet, Split, unknown
+from envs.goals import SPLITS, Goal, GoalSet, InvalidAction, Split, unknown
 
 __all__ = [
     "AnyText",
@@ -31,10 +31,6 @@ __all__ = [
 
 MAX_TEXT = 4096
 MAX_START_DRAWS = 1000
-
-
-class InvalidAction(ValueError):
-    """An action that the environment does not have, or a text that names none."""
 
 
 class LanguageTask(Protocol):
@@ -92,7 +88,9 @@ class LanguageTask(Protocol):
 
     def draw(self, state: NDArray) -> NDArray[np.uint8]:
         """A picture (H, W, 3) of a state, real or imagined."""
-        raise NotImplementedError(f"{type(self).__name__} cannot draw its states")
+        # In two statements: type checkers take a method that does nothing but raise for an abstract one.
+        message = f"{type(self).__name__} cannot draw its states"
+        raise NotImplementedError(message)
 
     def expert(self) -> Expert | None:
         """A scripted expert, or None where there is none."""
@@ -142,6 +140,9 @@ class LanguageEnv(gymnasium.Env):
         env: any Gymnasium environment; its observation, flattened, is the state. Its own reward is not used.
         task: what the environment says about itself.
         split: where goals are drawn from when ``reset`` names none.
+
+    Raises:
+        ValueError: an unknown split, or observations that are not numbers when flattened (see `envs.adapters`).
     """
 
     def __init__(self, env: gymnasium.Env, task: LanguageTask, split: Split = "train") -> None:
@@ -151,14 +152,13 @@ class LanguageEnv(gymnasium.Env):
         self.task = task
         self.split: Split = split
         self.action_space = env.action_space
-        self.observation_space = spaces.Dict(
-            {"state": spaces.flatten_space(env.observation_space), "text": AnyText(), "goal": AnyText()}
-        )
+        state_space = _state_space(env.observation_space)
+        self.observation_space = spaces.Dict({"state": state_space, "text": AnyText(), "goal": AnyText()})
         self.metadata = env.metadata
         self.render_mode = env.render_mode
         self.goal: Goal
         self.instruction = ""
-        self.state: NDArray = np.zeros(spaces.flatdim(env.observation_space), np.float32)
+        self.state: NDArray = np.zeros(spaces.flatdim(state_space), np.float32)
         self.start_state: NDArray = self.state
         self.num_steps = 0
         self.seed = 0
@@ -233,6 +233,17 @@ class LanguageEnv(gymnasium.Env):
 
     def _info(self, success: bool, **more: Any) -> dict[str, Any]:
         return {"is_success": success, "goal_id": self.goal.id, "family": self.goal.family, **more}
+
+
+def _state_space(observations: spaces.Space) -> spaces.Box:
+    """The space of the flattened observations, as float32."""
+    try:
+        flat = spaces.flatten_space(observations)
+    except NotImplementedError:  # a space of a library's own
+        flat = None
+    if not isinstance(flat, spaces.Box):
+        raise ValueError(f"{observations} is no array of numbers when flattened: see envs.adapters.adapt")
+    return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
 
 
 def start_of(states: ArrayLike, start: ArrayLike | None) -> NDArray:
