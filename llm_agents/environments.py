@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import gymnasium
+from gymnasium import spaces
 
 from envs.goals import unknown
 from envs.language import LanguageEnv
@@ -46,3 +47,14 @@ def make_environment(env_id: str, **options: Any) -> LanguageEnv:
     if not isinstance(env, LanguageEnv):
         raise UserError(f"environment {full_id} is a {type(env).__name__}, expected a LanguageEnv: it has no goals")
     return env
+
+
+def action_kind(space: gymnasium.Space) -> str:
+    """An action space in a word or two, such as ``6 discrete``, ``3 x 5 discrete`` or ``4 continuous``."""
+    if isinstance(space, spaces.Discrete):
+        return f"{space.n} discrete"
+    if isinstance(space, spaces.MultiDiscrete):
+        return f"{' x '.join(map(str, space.nvec.ravel()))} discrete"
+    if isinstance(space, spaces.Text):
+        return "free text"
+    return f"{spaces.flatdim(space)} continuous"

@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from envs.check_speed import measure_speed
 from envs.clevr_robot.env import ClevrRobotEnv
 from envs.clevr_robot.task import ACTION_TEXTS, ClevrRobotTask
 from envs.goals import UnknownGoal
@@ -20,6 +21,25 @@ def check(task=ClevrRobotTask, physics=ClevrRobotEnv, wrapper=LanguageEnv):
 
 def test_clevr_robot_keeps_the_contract():
     assert check_language_env(gymnasium.make("envs:ClevrRobot-v0")) is None
+
+
+def test_speed_is_what_a_stopwatch_says(monkeypatch: pytest.MonkeyPatch):
+    clock = {"now": 0.0}
+
+    class Clockwork(LanguageEnv):
+        """A reset takes a second, a step two."""
+
+        def reset(self, **more):
+            clock["now"] += 1
+            return super().reset(**more)
+
+        def step(self, action):
+            clock["now"] += 2
+            return super().step(action)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock["now"])
+    assert measure_speed(Clockwork(ClevrRobotEnv(), ClevrRobotTask()), seconds=300) == (0.5, 1.0)
+    assert 300 <= clock["now"] <= 300 + 1 + 2 * 50  # the last episode is played to its end
 
 
 # Faults in the goals

@@ -3,13 +3,17 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import yaml
+from gymnasium import spaces
 from toy_recipe import ToyRecipe, ToySettings
 
-from llm_agents import cli
+from envs.check_speed import Speed
+from envs.language import AnyText
+from llm_agents import cli, environments
 from llm_agents.run import Run
 
 
@@ -176,9 +180,42 @@ def test_envs_lists_what_is_installed(capsys: pytest.CaptureFixture):
     assert "40 discrete" in shown
 
 
-def test_envs_check_says_yes_or_what_is_wrong(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+def test_envs_lists_the_others_beside_one_that_is_broken(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "half_done.py").write_text("NAMES = [][0]\n")
+    plugins = {"HalfDone-v0": "half_done", "Gone-v0": "no_such_module", "ClevrRobot-v0": "envs"}
+    entries = [EntryPoint(env_id, module, environments.GROUP) for env_id, module in plugins.items()]
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(environments, "entry_points", lambda group: entries)
+    assert cli.main(["envs"]) == 0
+    shown = capsys.readouterr().out
+    assert "40 discrete" in shown
+    assert "HalfDone-v0 cannot be used: IndexError: list index out of range" in shown
+    assert "Gone-v0 cannot be used: environment no_such_module:Gone-v0 cannot be made: " in shown
+    assert len(shown.splitlines()) == 9
+
+
+@pytest.mark.parametrize(
+    ("space", "kind"),
+    [
+        (spaces.Discrete(7), "7 discrete"),
+        (spaces.MultiDiscrete([3, 5]), "3 x 5 discrete"),
+        (spaces.Box(-1, 1, (4,)), "4 continuous"),
+        (AnyText(), "free text"),
+    ],
+)
+def test_action_spaces_in_a_word(space: spaces.Space, kind: str):
+    assert environments.action_kind(space) == kind
+
+
+def test_envs_check_says_yes_and_how_fast_or_what_is_wrong(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("envs.check_speed.measure_speed", lambda env: Speed(2500.4, 1000))
     assert cli.main(["envs", "check", "ClevrRobot-v0"]) == 0
-    assert capsys.readouterr().out == "ClevrRobot-v0: ok\n"
+    said = "ClevrRobot-v0: ok\n2,500 steps/s and 1,000 resets/s in one process, with texts, under random actions\n"
+    assert capsys.readouterr().out == said
     monkeypatch.setattr("envs.clevr_robot.task.ClevrRobotTask.describe", lambda self, state: "")
     assert cli.main(["envs", "check", "ClevrRobot-v0"]) == 1
     assert "describe" in capsys.readouterr().out
