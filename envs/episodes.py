@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 from numpy.typing import NDArray
@@ -29,13 +35,25 @@ class Turn:
 
     Attributes:
         prompt_ids: what the model was given, (P,).
-        token_ids: what it sampled, as sampled, (K,).
-        log_probs: the log-probability of each sampled token under the behaviour policy, (K,).
+        token_ids: what it sampled, as sampled, (K,); the tokens of the chosen text, where it chose among some.
+        log_probs: the log-probability of each sampled token under the behaviour policy, (K,); where it chose, that of
+            the choice, (1,).
+        candidates: the texts it chose among; none where it wrote freely.
+        choice: the index of the one it chose.
+        value: the return that it expected.
+        continues: whether ``prompt_ids`` follow upon all that the turn before was given and sampled, and are not a
+            whole prompt.
+        invalid: whether what it wrote named no action.
     """
 
     prompt_ids: Sequence[int]
     token_ids: Sequence[int]
     log_probs: Sequence[float]
+    candidates: Sequence[str] = ()
+    choice: int | None = None
+    value: float | None = None
+    continues: bool = False
+    invalid: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +104,13 @@ class Episode:
 
 
 class EpisodeStore:
-    """A folder of Parquet files, each written whole and then renamed: a killed writer loses nothing it had written.
+    """A folder of Parquet files, each written whole and then renamed, so that a killed writer loses nothing it wrote.
+
+    What is collected goes through a `Journal` for each file to come, episode by episode; episodes in journals are read
+    like any others, after those of the files before. The pages of the files carry checksums.
 
     Raises:
-        CorruptStore: on reading, when a file is cut short or is not Parquet; the message names it.
+        CorruptStore: on reading, when a file is cut short, damaged or holds no episodes; the message names it.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -99,42 +120,169 @@ class EpisodeStore:
     def files(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
 
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the files."""
+        return [_number(path) for path in self.files]
+
+    @property
+    def journals(self) -> list[Path]:
+        """The journals of files that are not written yet."""
+        done = set(self.numbers)
+        return [path for path in sorted(self.folder.glob("part-*.journal")) if _number(path) not in done]
+
     def append(self, episodes: Iterable[Episode]) -> None:
         """Add episodes as one more file."""
+        # One more than the last number, so that a deleted file never makes a later one be overwritten.
+        self.write(max(self.numbers, default=-1) + 1, episodes)
+
+    def write(self, number: int, episodes: Iterable[Episode]) -> None:
+        """Write the file of that number, in the place of its journal."""
         rows = [_to_row(episode) for episode in episodes]
         if not rows:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"part-{self._next_number():05d}.parquet"
+        path = self._path(number)
         temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), temporary, write_page_checksum=True)
         os.replace(temporary, path)
+        path.with_suffix(".journal").unlink(missing_ok=True)
 
-    def dataset(self) -> Dataset:
-        """All episodes as a memory-mapped `datasets.Dataset`."""
-        return Dataset(pa.concat_tables([_read(path, _read_table) for path in self.files] or [_SCHEMA.empty_table()]))
+    def journal(self, number: int) -> Journal:
+        """The journal of the file of that number, with what it holds already."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return Journal(self._path(number).with_suffix(".journal"))
 
-    def read(self, keep: Callable[[dict[str, Any]], bool] | None = None) -> list[Episode]:
-        """The episodes in the order written; with ``keep``, only the rows for which it is true."""
-        return [_from_row(row) for row in self._rows() if keep is None or keep(row)]
+    def dataset(self, source: Source | None = None, split: Split | None = None) -> Dataset:
+        """The episodes as a memory-mapped `datasets.Dataset`, whole or of one source or split.
+
+        The Arrow file that is mapped stands in the store's folder ``.cache`` until the store changes.
+        """
+        if not self.files and not self.journals:
+            return Dataset(_SCHEMA.empty_table())
+        path = self._cache(source, split)
+        if not path.exists():
+            self._write_cache(path, source, split)
+        return Dataset.from_file(str(path))
+
+    def read(
+        self,
+        keep: Callable[[dict[str, Any]], bool] | None = None,
+        source: Source | None = None,
+        split: Split | None = None,
+    ) -> list[Episode]:
+        """The episodes in the order written; of one source or split, or with ``keep`` the rows for which it is true."""
+        return [_from_row(row) for row in self._rows(source, split) if keep is None or keep(row)]
 
     def __iter__(self) -> Iterator[Episode]:
         return (_from_row(row) for row in self._rows())
 
     def __len__(self) -> int:
-        return sum(_read(path, pq.read_metadata).num_rows for path in self.files)
+        rows = sum(_read(path, pq.read_metadata).num_rows for path in self.files)
+        return rows + sum(len(_read_journal(path)) for path in self.journals)
 
-    def _next_number(self) -> int:
-        """One more than the last file's number, so that a deleted file never makes a later one be overwritten."""
-        return max((int(path.stem.removeprefix("part-")) for path in self.files), default=-1) + 1
+    def push_to_hub(self, repo_id: str, private: bool = True) -> None:
+        """Upload the files and the data card as a dataset of the Hugging Face hub, as they are.
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for path in self.files:
-            yield from _read(path, _read_table).to_pylist()
+        Raises:
+            ValueError: a collection into the store is not finished.
+        """
+        if self.journals:
+            raise ValueError(f"{self.folder} is still being collected: finish that before pushing it")
+        huggingface_hub.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        huggingface_hub.upload_folder(
+            repo_id=repo_id, repo_type="dataset", folder_path=self.folder, allow_patterns=_PUBLISHED
+        )
+
+    @classmethod
+    def load_from_hub(cls, repo_id: str, folder: str | Path, revision: str | None = None) -> EpisodeStore:
+        """Download what `push_to_hub` uploaded into a folder."""
+        huggingface_hub.snapshot_download(
+            repo_id, repo_type="dataset", revision=revision, local_dir=folder, allow_patterns=_PUBLISHED
+        )
+        return cls(folder)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"part-{number:05d}.parquet"
+
+    def _cache(self, source: Source | None, split: Split | None) -> Path:
+        """The Arrow file to be mapped, whose name changes with the store."""
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in (*self.files, *self.journals)]
+        state = hashlib.sha256(repr(stats).encode()).hexdigest()[:12]
+        return self.folder / ".cache" / f"{state}-{source or 'any'}-{split or 'any'}.arrow"
+
+    def _write_cache(self, path: Path, source: Source | None, split: Split | None) -> None:
+        path.parent.mkdir(exist_ok=True)
+        state = path.name.split("-")[0]
+        for outdated in (other for other in path.parent.glob("*.arrow") if not other.name.startswith(state)):
+            outdated.unlink(missing_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
+            for table in self._tables(source, split):
+                writer.write_table(table)
+        os.replace(temporary, path)
+
+    def _tables(self, source: Source | None = None, split: Split | None = None) -> Iterator[pa.Table]:
+        """The rows file by file, in the order of their numbers."""
+        wanted = {"source": source, "split": split}
+        conditions = [pc.field(name) == value for name, value in wanted.items() if value is not None]
+        condition = functools.reduce(operator.and_, conditions) if conditions else None
+        for path in sorted([*self.files, *self.journals]):
+            if path.suffix == ".journal":
+                table = _read_journal(path).drop_columns("case")
+                yield table if condition is None else table.filter(condition)
+            else:
+                yield _read(path, functools.partial(_read_table, condition=condition))
+
+    def _rows(self, source: Source | None = None, split: Split | None = None) -> Iterator[dict[str, Any]]:
+        for table in self._tables(source, split):
+            yield from table.to_pylist()
+
+
+class Journal:
+    """Episodes of one file to come, each on disk as soon as it has ended.
+
+    An Arrow stream with a record batch an episode. What a killed writer left half written is the last record, and is
+    passed over. Opening copies what is there into a new file, so that a writer which outlived its parent does no harm.
+
+    Attributes:
+        episodes: by the index of their case.
+    """
+
+    def __init__(self, path: Path) -> None:
+        kept = _read_journal(path)
+        self.episodes = {row["case"]: _from_row(row) for row in kept.to_pylist()}
+        temporary = path.with_suffix(f".{os.getpid()}")
+        self._file = pa.OSFile(str(temporary), "wb")
+        self._writer = pa.ipc.new_stream(self._file, _JOURNAL_SCHEMA)
+        self._writer.write_table(kept)
+        os.replace(temporary, path)
+
+    def add(self, case: int, episode: Episode) -> None:
+        """Write an episode down."""
+        row = {"case": case, **_to_row(episode)}
+        self._writer.write_batch(pa.RecordBatch.from_pylist([row], _JOURNAL_SCHEMA))
+        self.episodes[case] = episode
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+        self._file.close()
 
 
 _TURN = pa.struct(
-    [("prompt_ids", pa.list_(pa.int32())), ("token_ids", pa.list_(pa.int32())), ("log_probs", pa.list_(pa.float32()))]
+    [
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("token_ids", pa.list_(pa.int32())),
+        ("log_probs", pa.list_(pa.float32())),
+        ("candidates", pa.list_(pa.string())),
+        ("choice", pa.int32()),
+        ("value", pa.float32()),
+        ("continues", pa.bool_()),
+        ("invalid", pa.bool_()),
+    ]
 )
 _SCHEMA = pa.schema(
     [
@@ -156,6 +304,8 @@ _SCHEMA = pa.schema(
         ("turns", pa.list_(_TURN)),
     ]
 )
+_JOURNAL_SCHEMA = pa.schema([("case", pa.int64()), *_SCHEMA])
+_PUBLISHED = ["part-*.parquet", "README.md"]
 _PLAIN = [f.name for f in fields(Episode) if f.name not in ("states", "actions", "rewards", "turns")]
 
 
@@ -178,12 +328,35 @@ def _from_row(row: dict[str, Any]) -> Episode:
         states=np.frombuffer(row["states"], "<f4").reshape(-1, row["state_dim"]),
         actions=actions if row["action_dim"] < 0 else actions.reshape(-1, row["action_dim"]),
         rewards=np.frombuffer(row["rewards"], "<f4"),
-        turns=tuple(Turn(**turn) for turn in row["turns"]),
+        turns=tuple(_turn(turn) for turn in row["turns"]),
     )
 
 
-def _read_table(path: Path) -> pa.Table:
-    return pq.read_table(path, schema=_SCHEMA, memory_map=True)
+def _turn(row: dict[str, Any]) -> Turn:
+    """What is not set, or was not yet known when the file was written, takes its default."""
+    known = {name: value for name, value in row.items() if value is not None}
+    return Turn(**{**known, "candidates": tuple(known.get("candidates", ()))})
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("part-"))
+
+
+def _read_table(path: Path, condition: pc.Expression | None = None) -> pa.Table:
+    if "goal_id" not in pq.read_schema(path).names:
+        raise pa.ArrowInvalid("it holds no episodes")
+    return pq.read_table(path, schema=_SCHEMA, memory_map=True, filters=condition, page_checksum_verification=True)
+
+
+def _read_journal(path: Path) -> pa.Table:
+    """The whole records of a journal; no rows where there is none."""
+    batches = []
+    if path.exists() and path.stat().st_size:
+        with pa.OSFile(str(path)) as file, contextlib.suppress(pa.ArrowException, OSError, StopIteration):
+            reader = pa.ipc.open_stream(file)
+            while True:
+                batches.append(reader.read_next_batch())
+    return pa.Table.from_batches(batches, _JOURNAL_SCHEMA)
 
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:

@@ -2,6 +2,8 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -132,6 +134,122 @@ def test_a_writer_that_dies_leaves_what_was_written(tmp_path: Path):
         store.append(dying())
     (tmp_path / "part-00001.tmp").write_bytes(b"half")
     assert [episode.seed for episode in store.read()] == [1]
+
+
+def test_a_damaged_file_is_refused_or_harmless(tmp_path: Path):
+    store = EpisodeStore(tmp_path)
+    noise = np.random.default_rng(0)
+    written = [make_episode(states=noise.normal(size=(4, 50)).astype(np.float32), seed=seed) for seed in range(20)]
+    store.append(written)
+    whole = store.files[0].read_bytes()
+    refused = 0
+    for place in range(4, len(whole), len(whole) // 60):
+        store.files[0].write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        try:
+            for episode, other in zip(written, store.read(), strict=True):
+                assert_same(episode, other)
+        except CorruptStore:
+            refused += 1
+    assert refused > 30
+
+
+def test_a_parquet_file_of_something_else_is_refused(tmp_path: Path):
+    pq.write_table(pa.table({"prices": [1, 2]}), tmp_path / "part-00000.parquet")
+    with pytest.raises(CorruptStore, match=r"part-00000\.parquet cannot be read \(it holds no episodes\)"):
+        EpisodeStore(tmp_path).read()
+
+
+def mixed_store(folder: Path) -> EpisodeStore:
+    store = EpisodeStore(folder)
+    for first in (0, 4):
+        kinds = [("env", "train"), ("imagined", "train"), ("env", "hard"), ("imagined", "hard")]
+        store.append(make_episode(seed=first + i, source=kind[0], split=kind[1]) for i, kind in enumerate(kinds))
+    return store
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seeds"),
+    [
+        ({}, list(range(8))),
+        ({"source": "imagined"}, [1, 3, 5, 7]),
+        ({"split": "hard"}, [2, 3, 6, 7]),
+        ({"source": "env", "split": "hard"}, [2, 6]),
+        ({"split": "easy"}, []),
+    ],
+)
+def test_episodes_are_filtered_by_source_and_split(tmp_path: Path, wanted: dict, seeds: list[int]):
+    store = mixed_store(tmp_path)
+    with store.journal(2) as journal:
+        journal.add(0, make_episode(seed=8, split="rephrase"))
+    seeds = seeds if wanted else [*seeds, 8]
+    assert [episode.seed for episode in store.read(**wanted)] == seeds
+    assert store.dataset(**wanted)["seed"][:] == seeds
+
+
+def test_a_dataset_is_mapped_from_a_file_that_follows_the_store(tmp_path: Path):
+    store = mixed_store(tmp_path)
+    before = store.dataset()
+    (mapped,) = {file["filename"] for file in before.cache_files}
+    assert [file["filename"] for file in store.dataset().cache_files] == [mapped]
+    store.append([make_episode(seed=99)])
+    after = store.dataset()
+    assert [file["filename"] for file in after.cache_files] != [mapped]
+    assert after["seed"][-1] == 99
+    assert before["seed"][:] == list(range(8))  # what is open stays whole
+    assert len(list((tmp_path / ".cache").iterdir())) == 1
+
+
+def test_what_is_in_a_journal_is_in_the_store(tmp_path: Path):
+    store = EpisodeStore(tmp_path)
+    with store.journal(1) as journal:
+        for case in (2, 0):
+            journal.add(case, make_episode(seed=10 + case))
+            assert EpisodeStore(tmp_path).read()[-1].seed == 10 + case  # at once, not when it is closed
+    store.write(0, [make_episode(seed=1)])
+    assert [episode.seed for episode in store] == [1, 12, 10]
+    assert len(store) == len(store.dataset()) == 3
+    assert [episode.seed for episode in store.journal(1).episodes.values()] == [12, 10]
+    store.write(1, [make_episode(seed=2)])
+    assert [episode.seed for episode in store] == [1, 2]
+    assert not store.journals
+
+
+def test_a_journal_that_was_cut_anywhere_keeps_its_whole_records(tmp_path: Path):
+    store = EpisodeStore(tmp_path)
+    ends = []
+    with store.journal(0) as journal:
+        (path,) = tmp_path.glob("*.journal")
+        for case in range(3):
+            ends.append(path.stat().st_size)
+            journal.add(case, make_episode(seed=case))
+    whole = path.read_bytes()
+    ends.append(len(whole) - 8)  # less the end mark
+    for size in [*range(0, len(whole), 37), *ends]:
+        path.write_bytes(whole[:size])
+        expected = list(range(sum(end <= size for end in ends[1:])))
+        assert [episode.seed for episode in store.read()] == expected
+        assert len(store) == len(expected)
+        with store.journal(0) as again:
+            assert list(again.episodes) == expected
+            again.add(7, make_episode(seed=7))
+        assert [episode.seed for episode in store.read()] == [*expected, 7]
+
+
+def test_a_writer_that_outlived_its_parent_does_no_harm(tmp_path: Path):
+    store = EpisodeStore(tmp_path)
+    left_behind = store.journal(0)
+    left_behind.add(0, make_episode(seed=0))
+    with store.journal(0) as journal:
+        left_behind.add(1, make_episode(seed=1))
+        journal.add(2, make_episode(seed=2))
+    assert [episode.seed for episode in store] == [0, 2]
+
+
+def test_episodes_of_text_actions_are_stored(tmp_path: Path):
+    actions = np.array(["look", "go north — now", ""])
+    EpisodeStore(tmp_path).append([make_episode(actions=actions)])
+    (read,) = EpisodeStore(tmp_path).read()
+    assert read.actions.tolist() == actions.tolist()
 
 
 def test_episodes_cannot_be_changed(tmp_path: Path):
