@@ -1,4 +1,4 @@
-"""``python -m benchmarks [environment] [imagination] [sampling] [offline] [--rounds 5] [--threads 1]``."""
+"""``python -m benchmarks [environment] [babyai] [imagination] [sampling] [offline] [--rounds 5] [--threads 1]``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.harness import Comparison, Skipped, measure
 
-NAMES = ("environment", "imagination", "sampling", "offline")
+NAMES = ("environment", "babyai", "imagination", "sampling", "offline")
 
 
 def main() -> None:
