@@ -146,6 +146,7 @@ def group_relative_advantages(
 
     Raises:
         UserError: a reward is not finite, a group has one member, or one has not ``group_size`` members.
+        ValueError: the groups are not integers or not as many as the rewards.
     """
     return _relative(rewards, _validated(rewards, groups, group_size), scale)
 
@@ -202,8 +203,8 @@ def gigpo_advantages(
     _require_shape("mask", mask, rewards.shape)
     _require_shape("states", states, rewards.shape)
     rewards = torch.where(mask, rewards, 0.0)
-    of_episodes = group_relative_advantages(rewards.sum(0), groups, scale, group_size)
     returns = discounted_returns(rewards, torch.zeros_like(mask), discount)[mask]
+    of_episodes = group_relative_advantages(rewards.sum(0), groups, scale, group_size)
     places = torch.stack([groups.expand_as(states)[mask], states[mask]])
     members = _Groups(torch.unique(places, dim=1, return_inverse=True)[1])
     of_steps = _relative(returns, members, scale)
@@ -256,6 +257,8 @@ class _Groups:
 def _validated(rewards: Tensor, ids: Tensor, group_size: int | None) -> _Groups:
     _require_finite("reward", rewards)
     _require_shape("groups", ids, rewards.shape)
+    if ids.is_floating_point():
+        raise ValueError(f"groups must be integers, got {ids.dtype}")
     groups = _Groups(ids)
     if group_size is not None and (groups.sizes != group_size).any():
         found = sorted(set(groups.sizes.tolist()))

@@ -1,8 +1,17 @@
 """Losses for advantages that belong to a whole sequence: GRPO and its family.
 
-They differ in three choices, and `VARIANTS` names the usual combinations: what a reward is compared with (`credit`),
-whose ratio is clipped (`RatioLevel`), and how tokens are averaged (`Aggregation`). A KL to a reference is added with
-`kl_loss`.
+They differ in what a reward is compared with, whose ratio is clipped, and how tokens are averaged. `VARIANTS` names the
+usual combinations:
+
+    variant = VARIANTS["dapo"]
+    credit = variant.advantages(rewards, groups, group_size=8)
+    weights = token_weights(mask & credit.informative[:, None], variant.aggregation)
+    loss, metrics = grpo_loss(
+        log_probs, old_log_probs, credit.advantages, weights, variant.clip_low, variant.clip_high, variant.ratio_level
+    )
+
+The KL to a reference is a loss of its own, `kl_loss`. For GiGPO a sequence is one turn of an episode, and has the
+advantage of its step.
 """
 
 from __future__ import annotations

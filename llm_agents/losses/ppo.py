@@ -52,8 +52,7 @@ def clipped_surrogate(
     """The pessimistic surrogate, to be maximised, and where the clip took its gradient away (booleans).
 
     ``S = min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)``; with ``dual_clip``, ``max(S, dual_clip * A)`` for
-    ``A < 0`` (Ye et al., AAAI 2020, equation 5), without which a bad action that has become very probable weighs
-    without bound.
+    ``A < 0`` (Ye et al., AAAI 2020), without which a bad action that has become very probable weighs without bound.
 
     Raises:
         ValueError: ``dual_clip`` is not above 1.

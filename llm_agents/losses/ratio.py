@@ -11,7 +11,7 @@ from llm_agents.losses.tokens import mean_of_kept, require_shapes
 
 RatioLevel = Literal["token", "geometric", "sequence"]
 
-MAX_LOG_RATIO = 10.0  # exp(88) is infinite in float32, and one such token has turned whole models into NaN
+MAX_LOG_RATIO = 10.0  # exp(89) is infinite in float32, and one such token has turned whole models into NaN
 
 
 def log_ratio(log_probs: Tensor, other_log_probs: Tensor, weights: Tensor) -> Tensor:

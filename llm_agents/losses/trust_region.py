@@ -71,12 +71,13 @@ def trpo_step(
 
     ``max_theta E[pi(a|s) / pi_old(a|s) * A]  subject to  E[KL(pi_old || pi)] <= max_kl``
 
-    The natural gradient step is shortened by ``backtrack`` until the surrogate has grown and the constraint holds; if
-    that takes more than ``num_backtracks`` times, the parameters stay as they were.
+    The natural gradient step is shortened until the surrogate has grown and the constraint holds. If that does not
+    come about, the parameters stay as they were.
 
     Args:
         surrogate: the mean of ``ratio * advantages``.
-        others: as in `natural_gradient_step`.
+        parameters, kl, max_kl, damping, num_cg_steps: as in `natural_gradient_step`.
+        num_backtracks, backtrack: how often the step is shortened, and by what factor each time.
 
     Returns:
         The metrics of `natural_gradient_step`, and ``policy/step_share``: how much of the step was taken, or 0.

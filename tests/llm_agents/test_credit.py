@@ -186,8 +186,8 @@ def test_groups_of_different_sizes_are_compared_each_by_itself():
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_groups_without_variance_are_masked_and_counted(scale):
-    # 0.1 six times has, in floating point, a mean that is not 0.1.
-    rewards = torch.tensor([0.1] * 6 + [0.0, 1.0])
+    # 0.9 six times has, in floating point, a mean that is not 0.9.
+    rewards = torch.tensor([0.9] * 6 + [0.0, 1.0])
     credit = group_relative_advantages(rewards, torch.tensor([0] * 6 + [1] * 2), scale)
     assert credit.informative.tolist() == [False] * 6 + [True] * 2
     assert not credit.advantages[:6].any()
@@ -204,6 +204,7 @@ def test_groups_without_variance_are_masked_and_counted(scale):
         ([1.0, math.nan], [0, 0], None, r"reward at \[1\] is nan"),
         ([1.0, math.inf], [0, 0], None, r"reward at \[1\] is inf"),
         ([1.0, 2.0], [0, 0, 0], None, r"groups must have shape \(2,\), got \(3,\)"),
+        ([1.0, 2.0], [0.0, 0.0], None, "groups must be integers, got torch.float32"),
     ],
 )
 def test_groups_that_cannot_be_compared_are_refused(method, rewards, groups, group_size, message):
@@ -239,6 +240,13 @@ def test_gigpo_tells_steps_apart_in_groups_whose_episodes_all_succeed():
     assert_close(credit.advantages, torch.tensor([[-0.25, 0.25], [0.0, 0.0]]))
     assert credit.informative.tolist() == [[True, True], [False, False]]
     assert credit.metrics["credit/zero_variance_groups"] == 1
+
+
+def test_gigpo_says_which_step_has_a_reward_that_is_not_finite():
+    episodes = two_episodes()
+    episodes["rewards"][1, 0] = math.inf
+    with pytest.raises(UserError, match=r"reward at \[1, 0\] is inf"):
+        gigpo_advantages(**episodes, discount=0.5)
 
 
 def test_gigpo_never_compares_steps_of_different_groups():

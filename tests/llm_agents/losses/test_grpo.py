@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from published import published
 from sampled import gradient_of, sampled
+from torch import Tensor
 from torch.testing import assert_close
 
-from llm_agents.losses import VARIANTS, grpo_loss, importance_ratio, kl_loss, reinforce_loss, token_weights
+from llm_agents.losses import VARIANTS, RatioLevel, grpo_loss, importance_ratio, kl_loss, reinforce_loss, token_weights
 
 seeds = st.integers(0, 2**31)
 lengths = st.integers(1, 6)
@@ -76,11 +77,11 @@ def test_on_policy_every_level_has_the_gradient_of_reinforce_per_sequence(seed, 
         assert_close(ours, gradient_of(partial(reinforce, advantages, reinforced), old), rtol=1e-6, atol=1e-7)
 
 
-def unclipped(old, advantages, weights, level, log_probs):
+def unclipped(old: Tensor, advantages: Tensor, weights: Tensor, level: RatioLevel, log_probs: Tensor):
     return grpo_loss(log_probs, old, advantages, weights, math.inf, math.inf, level)
 
 
-def reinforce(advantages, weights, log_probs):
+def reinforce(advantages: Tensor, weights: Tensor, log_probs: Tensor):
     return reinforce_loss(log_probs, advantages[:, None].expand_as(log_probs), weights)
 
 
@@ -115,12 +116,29 @@ def test_losses_of_micro_batches_add_up_to_that_of_the_batch(seed, num_sequences
     assert_close(parts, loss_of(slice(None)), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_a_batch_in_which_every_group_agrees_teaches_nothing(name):
+    batch, variant = sampled(0, 4, 5), VARIANTS[name]
+    credit = variant.advantages(torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.tensor([0, 0, 1, 1]), group_size=2)
+    max_tokens = 5 if variant.aggregation == "constant" else None
+    weights = token_weights(batch["mask"] & credit.informative[:, None], variant.aggregation, max_tokens)
+
+    def loss_of(log_probs):
+        return grpo_loss(log_probs, batch["old_log_probs"], credit.advantages, weights)
+
+    loss, metrics = loss_of(batch["log_probs"])
+    assert loss == 0
+    assert metrics["policy/ratio_min"] == metrics["policy/ratio_max"] == 1
+    assert not gradient_of(loss_of, batch["log_probs"]).any()
+
+
 def test_levels_of_the_ratio_are_the_mean_and_the_sum_of_the_tokens():
     log_ratios = torch.tensor([[0.2, 0.4, 0.0]])
     weights = torch.tensor([[0.5, 0.5, 0.0]])
     assert_close(importance_ratio(log_ratios, weights, "token"), log_ratios.exp())
     assert importance_ratio(log_ratios, weights, "geometric").item() == pytest.approx(math.exp(0.3))
     assert importance_ratio(log_ratios, weights, "sequence").item() == pytest.approx(math.exp(0.6))
+    assert importance_ratio(torch.full((1, 1000), 5.0), torch.ones(1, 1000), "sequence").isfinite()
 
 
 def test_tensors_that_do_not_fit_are_refused():
