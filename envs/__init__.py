@@ -2,4 +2,5 @@
 
 import gymnasium
 
+gymnasium.register("BabyAIText-v0", entry_point="envs.babyai:make_text")
 gymnasium.register("ClevrRobot-v0", entry_point="envs.clevr_robot:make")

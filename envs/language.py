@@ -197,7 +197,7 @@ class LanguageEnv(gymnasium.Env):
         Raises:
             InvalidAction: an action outside the action space.
         """
-        if not self.action_space.contains(action):
+        if not self._has_action(action):
             raise InvalidAction(f"action {action!r} is not in {self.action_space}")
         observation, _, terminated, truncated, _ = self.env.step(action)
         before, self.state = self.state, self._flatten(observation)
@@ -224,6 +224,12 @@ class LanguageEnv(gymnasium.Env):
             if self.task.startable(self.goal, self.state):
                 return info
         raise ValueError(f"no start for goal {self.goal.id!r} found in {MAX_START_DRAWS} draws from seed {self.seed}")
+
+    def _has_action(self, action: Any) -> bool:
+        space = self.action_space
+        if type(action) is int and isinstance(space, spaces.Discrete):
+            return bool(space.start <= action < space.start + space.n)  # `contains` takes ten times as long
+        return space.contains(action)
 
     def _flatten(self, observation: Any) -> NDArray:
         return np.asarray(spaces.flatten(self.env.observation_space, observation), np.float32)
