@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from envs.babyai.describe import describe
 from envs.babyai.levels import make_level
-from envs.babyai.modifiers import COMPOSED, INVENTED, MODIFIERS, modify
+from envs.babyai.modifiers import COMPOSED, INVENTED, MODIFIERS, modifiers_of, modify
 from envs.babyai.text_env import (
     ACTION_TEXTS,
     CARRIED_COLOUR,
@@ -79,6 +79,11 @@ class BabyAITextTask(LanguageTask):
         self, goal: Goal, states: NDArray, next_states: NDArray, start: NDArray | None = None
     ) -> NDArray[np.floating]:
         return self.achieved(goal, next_states).astype(np.float32)
+
+    def wording_kind(self, phrasing: str) -> str:
+        """The modifiers that a phrasing came from, joined by ``+``; empty for BabyAI's own words."""
+        template = _MISSION.search(phrasing)
+        return template[1] or "" if template else modifiers_of(phrasing)
 
     def plausible(self, states: NDArray, actions: NDArray, next_states: NDArray) -> NDArray[np.bool_]:
         """Whole numbers that stand for something, turns that turn, and hands that change by picking up or dropping."""

@@ -473,6 +473,16 @@ def test_a_wording_tells_the_modifier_it_came_from(names):
     assert set(modifiers_of(modify(MISSIONS[3], names)).split("+")) == set(names.split("+"))
 
 
+def test_a_task_tells_the_kind_of_its_wordings():
+    assert [MIXED.wording_kind(words) for words in MIXED.goal_set.find("goto/red/ball", "rephrase").phrasings] == [
+        *MODIFIERS
+    ]
+    assert MIXED.wording_kind("go to the red ball") == ""
+    task = LevelTask("BabyAI-GoToLocal-v0")
+    assert [task.wording_kind(words) for words in task.goals("hard")[0].phrasings] == [*COMPOSED, *INVENTED]
+    assert task.wording_kind(task.goals("easy")[0].phrasings[0]) == ""
+
+
 def test_babyais_own_words_tell_no_modifier():
     assert [modifiers_of(mission) for mission in MISSIONS] == [""] * len(MISSIONS)
     assert all(not modifiers_of(words) for goal in MIXED.goals("train") for words in goal.phrasings)

@@ -76,7 +76,7 @@ def test_it_says_so_where_it_would_revise_its_plan_for_ever():
 
 def test_a_failed_assertion_becomes_a_message():
     env = make_text("BabyAI-KeyInBox-v0")
-    with pytest.raises(ExpertError, match="cannot solve this level from seed 0 .*AssertionError"):
+    with pytest.raises(ExpertError, match=r"cannot solve this level from seed 0 .*AssertionError"):
         play(env, BabyAIExpert("this level"), seed=0)
 
 
