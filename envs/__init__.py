@@ -4,3 +4,4 @@ import gymnasium
 
 gymnasium.register("BabyAIText-v0", entry_point="envs.babyai:make_text")
 gymnasium.register("ClevrRobot-v0", entry_point="envs.clevr_robot:make")
+gymnasium.register("MetaWorld-v0", entry_point="envs.meta_world:make")
