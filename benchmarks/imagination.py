@@ -16,6 +16,7 @@ from envs.clevr_robot import make
 from envs.clevr_robot.env import NUM_ACTIONS
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
+from kalm.action_space import DiscreteActions
 from kalm.cases import training_cases
 from kalm.dynamics import LMDynamics
 from kalm.imagination import GenerationSettings, generate, start_states
@@ -46,13 +47,13 @@ def comparisons() -> Iterator[Comparison]:
     yield Comparison("rollouts written", "rollouts", peer, lambda: len(write()), lambda: len(write_rereading()))
 
     dynamics, current = LMDynamics(model), torch.from_numpy(starts)
+    actions = torch.arange(NUM_ACTIONS).expand(len(current), -1)
 
     def look() -> Tensor:
-        return dynamics.outcomes(current)
+        return dynamics.outcomes(current, actions)
 
     def look_one_by_one() -> Tensor:
-        actions = torch.arange(NUM_ACTIONS)[:, None].expand(-1, len(current))
-        return torch.stack([dynamics.predict(current, action) for action in actions], 1)
+        return torch.stack([dynamics.predict(current, action) for action in actions.T], 1)
 
     _require_same(look().numpy(), look_one_by_one().numpy())
     peer = "one forward an action"
@@ -63,7 +64,7 @@ def make_model(states: np.ndarray) -> TrajectoryLM:
     """The tiny model with adapters for CLEVR-Robot, scaled to these states (N, 10)."""
     torch.manual_seed(0)
     measured = torch.from_numpy(states)
-    return TrajectoryLM(LanguageModel.load("tiny"), NUM_ACTIONS, Scale.of(measured, measured.flip(0)))
+    return TrajectoryLM(LanguageModel.load("tiny"), DiscreteActions(NUM_ACTIONS), Scale.of(measured, measured.flip(0)))
 
 
 @torch.inference_mode()

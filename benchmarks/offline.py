@@ -19,6 +19,7 @@ from envs.clevr_robot import make
 from envs.clevr_robot.env import NUM_ACTIONS
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
+from kalm.action_space import DiscreteActions
 from kalm.cases import training_cases
 from kalm.offline import ALGORITHMS, OfflineData, PolicySettings
 from kalm.trajectories import Trajectories, Transitions
@@ -64,7 +65,7 @@ def our_fit(
     transitions = Transitions.of(real)
     scale = Scale.of(transitions.states, transitions.next_states)
     data = OfflineData(encoder, real, None, 0.0, settings.batch_size, seed=0)
-    algorithm = ALGORITHMS[settings.algorithm](encoder.dim, scale, NUM_ACTIONS, settings)
+    algorithm = ALGORITHMS[settings.algorithm](encoder.dim, scale, DiscreteActions(NUM_ACTIONS), settings)
     run = Run.create(folder, "benchmark", {})
     calls = count()
 

@@ -10,26 +10,27 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kalm.action_space import ActionSpace
 from kalm.grounding import read_actions
 from kalm.trajectories import Transitions
-from kalm.trajectory_lm import Scale, StateActionEmbedding, TrajectoryLM
+from kalm.trajectory_lm import Scale, TrajectoryLM
 from llm_agents.training import Batch, OptimizerSettings
 
 
 class Dynamics(Protocol):
     """A learned model of the environment."""
 
-    def outcomes(self, states: Tensor) -> Tensor:
-        """The next state after every action: (N, D) -> (N, A, D)."""
+    def outcomes(self, states: Tensor, actions: Tensor) -> Tensor:
+        """The next state after each of K actions: (N, D), (N, K, ...) -> (N, K, D)."""
         ...
 
     def predict(self, states: Tensor, actions: Tensor) -> Tensor:
-        """The next state after one action each: (N, D), (N,) -> (N, D)."""
+        """The next state after one action each: (N, D), (N, ...) -> (N, D)."""
         ...
 
 
 class LMDynamics:
-    """Dynamics prediction by the grounded language model, for all actions of a state in one packed forward.
+    """Dynamics prediction by the grounded language model, for many actions of a state in one packed forward.
 
     Args:
         chunk: actions in one forward; a few thousand positions suit a CPU's cache.
@@ -39,16 +40,11 @@ class LMDynamics:
         self.model = model
         self.chunk = chunk
 
-    def outcomes(self, states: Tensor) -> Tensor:
-        actions = torch.arange(self.model.num_actions, device=states.device)
-        return self._predict(states, actions.expand(len(states), -1))
-
     def predict(self, states: Tensor, actions: Tensor) -> Tensor:
-        return self._predict(states, actions[:, None])[:, 0]
+        return self.outcomes(states, actions[:, None])[:, 0]
 
     @torch.inference_mode()
-    def _predict(self, states: Tensor, actions: Tensor) -> Tensor:
-        """(N, D) and (N, A) -> (N, A, D)."""
+    def outcomes(self, states: Tensor, actions: Tensor) -> Tensor:
         rows = max(1, self.chunk // actions.shape[1])
         parts = zip(states.split(rows), actions.split(rows), strict=True)
         return torch.cat([self.model.next_states(s[:, None], read_actions(self.model, s, a)) for s, a in parts])
@@ -75,13 +71,12 @@ class MLPDynamics(nn.Module):
     state_std: Tensor
     step_std: Tensor
 
-    def __init__(self, num_actions: int, scale: Scale, settings: MLPDynamicsSettings) -> None:
+    def __init__(self, actions: ActionSpace, scale: Scale, settings: MLPDynamicsSettings) -> None:
         super().__init__()
-        self.num_actions = num_actions
         for name, value in scale._asdict().items():
             self.register_buffer(name, value.float())
         state_dim, width = len(scale.state_mean), settings.hidden_size
-        self.embed = StateActionEmbedding(num_actions, state_dim, width)
+        self.embed = actions.make_embedding(state_dim, width)
         self.embed_state = nn.Linear(state_dim, width)
         self.net = nn.Sequential(
             nn.SiLU(),
@@ -93,15 +88,15 @@ class MLPDynamics(nn.Module):
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Squared error of the change, in units of its deviation; states (N, D), actions (N,), next_states (N, D)."""
+        """Squared error of the change, in units of its deviation; states and next_states (N, D), actions (N, ...)."""
         target = (batch["next_states"] - batch["states"]) / self.step_std
         loss = F.mse_loss(self._scaled_change(batch["states"], batch["actions"]), target)
         return loss, {}
 
-    def outcomes(self, states: Tensor) -> Tensor:
-        actions = torch.arange(self.num_actions, device=states.device).repeat(len(states))
-        next_states = self.predict(states.repeat_interleave(self.num_actions, 0), actions)
-        return next_states.view(len(states), self.num_actions, -1)
+    def outcomes(self, states: Tensor, actions: Tensor) -> Tensor:
+        num_rows, num_actions = actions.shape[:2]
+        next_states = self.predict(states.repeat_interleave(num_actions, 0), actions.flatten(0, 1))
+        return next_states.view(num_rows, num_actions, -1)
 
     @torch.inference_mode()
     def predict(self, states: Tensor, actions: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ consequence          instruction, first state               the change up to the
 rollout explanation  states and actions                     the instruction, in words
 ==================== ====================================== ======================================
 
-Changes are in units of their deviation; the loss is the weighted sum of cross-entropies and squared errors.
+Changes are in units of their deviation; the loss is the weighted sum of cross-entropies and squared errors. Actions are
+scored as their `ActionSpace` has it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class GroundingSettings(OptimizerSettings):
     shares: TaskShares = TaskShares()
     """How a batch is divided among the tasks."""
     max_steps: int = Field(12, ge=1)
-    """Longer rollouts are read in pieces of this many steps."""
+    """Longer rollouts are read, and later written, in pieces of this many steps."""
     action_weight: float = Field(0.5, ge=0)
     """Weight of the action loss against the state loss in rollout generation (KALM: 0.5)."""
 
@@ -103,7 +104,7 @@ class Grounding(nn.Module):
     def rollout(
         self, states: Tensor, actions: Tensor, lengths: Tensor, instructions: Sequence[str]
     ) -> tuple[Tensor, dict[str, float]]:
-        """Rollout generation: states (N, T + 1, D), actions (N, T), lengths (N,), N instructions."""
+        """Rollout generation: states (N, T + 1, D), actions (N, T, ...), lengths (N,), N instructions."""
         pieces = self.model.read(
             [
                 self.model.marker("goal", len(states)),
@@ -115,9 +116,9 @@ class Grounding(nn.Module):
         at_state, at_action = pieces[-1][:, 0:-1:2], pieces[-1][:, 1::2]
         real = torch.arange(actions.shape[1], device=lengths.device) < lengths[:, None]
         logits = self.model.action_logits(at_state[real])
-        action_loss = F.cross_entropy(logits, actions[real])
+        action_loss = self.model.actions.loss(logits, actions[real])
         state_loss = self._change_loss(at_action[real], states[:, :-1][real], states[:, 1:][real])
-        accuracy = (logits.argmax(-1) == actions[real]).float().mean()
+        accuracy = self.model.actions.accuracy(logits, actions[real])
         weight = self.settings.action_weight
         return weight * action_loss + (1 - weight) * state_loss, {
             "action_loss": action_loss.item(),
@@ -126,7 +127,7 @@ class Grounding(nn.Module):
         }
 
     def dynamics(self, states: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Dynamics prediction from single transitions: states (N, 2, D), actions (N, 1)."""
+        """Dynamics prediction from single transitions: states (N, 2, D), actions (N, 1, ...)."""
         hidden = read_actions(self.model, states[:, 0], actions)
         loss = self._change_loss(hidden[:, 0], states[:, 0], states[:, 1])
         return loss, {"state_loss": loss.item()}
@@ -178,11 +179,11 @@ class Grounding(nn.Module):
 
 
 def read_actions(model: TrajectoryLM, states: Tensor, actions: Tensor) -> Tensor:
-    """Hidden states (N, A, H) at actions (N, A), each of them taken in the state (N, D) as if it were the only one.
+    """Hidden states (N, K, H) at K actions, each of them taken in the state (N, D) as if it were the only one.
 
     One packed forward: every action attends to the prompt, the state and itself, and stands at the same position.
     """
-    num_rows, num_actions = actions.shape
+    num_rows, num_actions = actions.shape[:2]
     prompt, _ = model.marker("dynamics", num_rows)
     repeated = states[:, None].expand(-1, num_actions, -1)
     embeds = torch.cat([prompt, model.embed_states(states)[:, None], model.embed_actions(repeated, actions)], 1)

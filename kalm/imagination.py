@@ -5,13 +5,16 @@ Three ways, which every result keeps apart:
 - ``greedy``: the language model generates actions and states, most probable first (KALM as published).
 - ``sample``: the same, sampled at a temperature, several rollouts a goal.
 - ``search``: planning in a learned model. Every action is tried in the model's own dynamics, and the one whose outcome
-  the task rewards most is taken. With an MLP's dynamics instead of the LM's this is ``search_mlp``.
+  the task rewards most is taken; of continuous actions those that the LM would take, with noise, and then those near
+  the best of them. With an MLP's dynamics instead of the LM's this is ``search_mlp``.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +24,11 @@ from torch import Tensor
 
 from envs.episodes import Episode
 from envs.language import LanguageEnv, LanguageTask
+from kalm.action_space import ActionSpace, ProposalSettings
 from kalm.dynamics import Dynamics
 from kalm.trajectory_lm import TrajectoryLM
 from llm_agents.config import Settings
-from llm_agents.language_model import concatenate, draw, pad_left
+from llm_agents.language_model import concatenate, pad_left
 from llm_agents.rollout import Case
 
 
@@ -36,8 +40,7 @@ class GenerationSettings(Settings):
     num_samples: int = Field(4, ge=1)
     """``sample``: rollouts a case; those that pass verification are kept."""
     max_steps: int = Field(12, ge=1)
-    """Length at which a rollout is cut, if the goal's horizon does not cut it before; no longer than the pieces the
-    model was grounded on."""
+    """Length at which a rollout is cut, if the goal's horizon does not cut it before."""
     batch_size: int = Field(256, ge=1)
     """Rollouts written side by side."""
 
@@ -48,9 +51,11 @@ class SearchSettings(Settings):
     noise: float = Field(0.2, ge=0)
     """Deviation of the noise on the rewards, in their units; keeps the search from walking in circles."""
     random_share: float = Field(0.1, ge=0, le=1)
-    """Probability of a random action, for the same reason."""
+    """Probability of a random one of the actions that are tried, for the same reason."""
     max_steps: int = Field(50, ge=1)
     """Length at which a rollout is cut, if the goal's horizon does not cut it before."""
+    proposals: ProposalSettings = ProposalSettings()
+    """Which continuous actions are tried."""
 
 
 def start_states(make_env: Callable[[], LanguageEnv], cases: Sequence[Case]) -> NDArray[np.float32]:
@@ -73,71 +78,96 @@ def generate(
     settings: GenerationSettings,
     temperature: float,
     seed: int = 0,
+    piece_steps: int | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Episode]:
     """Rollouts written by the language model, one a case; it imagines both the actions and the states.
 
-    A rollout ends when ``task.achieved`` holds in the imagined state. The prompt is read once, and every further
-    position once.
+    A rollout ends when ``task.achieved`` holds in the imagined state. In a piece of a rollout the prompt is read once,
+    and every further position once.
 
     Args:
         starts: (N, D), from `start_states`.
         temperature: 0 is greedy.
+        piece_steps: after so many steps a rollout goes on as if it began in its present state, as rollouts in training
+            do; no longer than the pieces the model was grounded on. By default a rollout is one piece.
         advance: told how many rollouts were written.
     """
     generator = torch.Generator(device=model.device).manual_seed(seed)
     episodes = []
     for begin in range(0, len(cases), settings.batch_size):
         part = slice(begin, begin + settings.batch_size)
-        states, actions = _generate(model, task, cases[part], starts[part], settings.max_steps, temperature, generator)
+        batch = _Batch(task, cases[part], starts[part], settings.max_steps, piece_steps or settings.max_steps)
+        states, actions = _generate(model, batch, temperature, generator)
         episodes += _to_episodes(task, cases[part], states, actions)
         advance(len(cases[part]))
     return episodes
 
 
+class _Batch(NamedTuple):
+    """Rollouts to be written side by side."""
+
+    task: LanguageTask
+    cases: Sequence[Case]
+    starts: NDArray
+    max_steps: int
+    piece_steps: int
+
+
 @torch.inference_mode()
 def _generate(
-    model: TrajectoryLM,
-    task: LanguageTask,
-    cases: Sequence[Case],
-    starts: NDArray,
-    max_steps: int,
-    temperature: float,
-    generator: torch.Generator,
+    model: TrajectoryLM, batch: _Batch, temperature: float, generator: torch.Generator
 ) -> tuple[NDArray, NDArray]:
-    """States (N, T + 1, D) and actions (N, T) of one batch; rows run on after they have ended."""
-    count = len(cases)
-    prompt, mask, _ = concatenate(
-        [
-            model.marker("goal", count),
-            model.lm.embed_texts([case.instruction for case in cases]),
-            model.marker("rollout", count),
-        ]
-    )
-    prompt, mask = pad_left(prompt, mask)
-    cache = model.lm.make_cache(prompt.shape[1] + 2 * max_steps)
-    judge = _Judges(task, cases, starts)
-    state = torch.as_tensor(starts, device=model.device)
+    """States (N, T + 1, D) and actions (N, T, ...) of one batch; rows run on after they have ended."""
+    prompt, mask = _prompt(model, batch.cases)
+    judge = _Judges(batch.task, batch.cases, batch.starts)
+    state = torch.as_tensor(batch.starts, device=model.device)
     states, actions = [state], []
-    embeds = torch.cat([prompt, model.embed_states(state)[:, None]], 1)
-    for step in range(max_steps):
-        mask = _longer(mask)
-        hidden = model.lm.hidden_states(embeds, mask, cache)[:, -1]
-        action, _ = draw(model.action_logits(hidden), temperature, generator)
-        mask = _longer(mask)
-        hidden = model.lm.hidden_states(model.embed_actions(state, action)[:, None], mask, cache)[:, -1]
-        state = model.next_states(state, hidden)
+    for step in range(batch.max_steps):
+        if step % batch.piece_steps == 0:
+            context = _Context(model, prompt, mask, min(batch.piece_steps, batch.max_steps - step))
+        logits = model.action_logits(context.read(model.embed_states(state)))
+        action = model.actions.draw(logits, temperature, generator)
+        state = model.next_states(state, context.read(model.embed_actions(state, action)))
         states.append(state)
         actions.append(action)
-        if judge.all_achieved(state.cpu().numpy()) or step + 1 == max_steps:
+        if judge.all_achieved(state.cpu().numpy()):
             break
-        embeds = model.embed_states(state)[:, None]
     return torch.stack(states, 1).cpu().numpy(), torch.stack(actions, 1).cpu().numpy()
+
+
+def _prompt(model: TrajectoryLM, cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
+    """What the rollouts follow, (N, L, H), and its mask (N, L), padded left."""
+    count = len(cases)
+    texts = model.lm.embed_texts([case.instruction for case in cases])
+    embeds, mask, _ = concatenate([model.marker("goal", count), texts, model.marker("rollout", count)])
+    return pad_left(embeds, mask)
+
+
+class _Context:
+    """What a model has read of some rollouts, with room for a prompt and ``num_steps`` steps."""
+
+    def __init__(self, model: TrajectoryLM, prompt: Tensor, mask: Tensor, num_steps: int) -> None:
+        self._lm, self._unread, self._mask = model.lm, prompt, mask
+        self._cache = model.lm.make_cache(prompt.shape[1] + 2 * num_steps)
+
+    def read(self, embeds: Tensor) -> Tensor:
+        """The hidden states (N, H) at one more position (N, H)."""
+        unread = torch.cat([self._unread, embeds[:, None]], 1)
+        self._unread = unread[:, :0]
+        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
+        return self._lm.hidden_states(unread, self._mask, self._cache)[:, -1]
+
+
+Propose = Callable[[Sequence[str], Tensor], Tensor]
+"""A policy: N instructions and states (N, D) -> action logits (N, L)."""
 
 
 def search(
     dynamics: Dynamics,
     task: LanguageTask,
+    actions: ActionSpace,
+    propose: Propose,
     cases: Sequence[Case],
     starts: NDArray,
     settings: SearchSettings,
@@ -146,37 +176,72 @@ def search(
 ) -> list[Episode]:
     """Rollouts by one step of lookahead in learned dynamics, one a case, all side by side.
 
-    In each state every action is tried in the model, and of the outcomes that are plausible the one with the highest
-    ``task.reward`` is taken.
+    In each state the `ActionSpace.candidates` are tried in the model, and of the outcomes that are plausible the one
+    with the highest ``task.reward`` is taken.
 
     Args:
+        propose: where continuous candidates come from; discrete actions are all tried.
         starts: (N, D), from `start_states`.
         advance: told how many rollouts have ended.
     """
     rng = np.random.default_rng(seed)
-    horizons = [min(settings.max_steps, task.horizon(_goal(task, case))) for case in cases]
+    horizons = np.array([min(settings.max_steps, task.horizon(_goal(task, case))) for case in cases])
     states: list[list[NDArray]] = [[start] for start in starts]
-    actions: list[list[int]] = [[] for _ in cases]
-    running = np.arange(len(cases))
+    taken: list[list] = [[] for _ in cases]
+    running, step = np.arange(len(cases)), 0
     while len(running):
+        here = [cases[int(row)] for row in running]
+        judge = _Judges(task, here, starts[running])
         current = np.stack([states[row][-1] for row in running])
-        outcomes = dynamics.outcomes(torch.from_numpy(current)).cpu().numpy()
-        judge = _Judges(task, [cases[int(row)] for row in running], starts[running])
-        scores = judge.rewards(current, outcomes) + settings.noise * rng.standard_normal(outcomes.shape[:2])
-        random = rng.random(len(running)) < settings.random_share
-        scores[random] = rng.standard_normal((int(random.sum()), scores.shape[1]))
-        # An outcome that physics forbids is an error of the model, and search would find it out.
-        possible = task.plausible(current[:, None], np.arange(scores.shape[1]), outcomes)
-        chosen = np.where(possible, scores, -np.inf).argmax(1)
-        reached = outcomes[np.arange(len(running)), chosen]
-        for row, action, state in zip(running, chosen, reached, strict=True):
-            actions[row].append(int(action))
+        lookahead = _Lookahead(dynamics, task, judge, current)
+        policy = partial(propose, [case.instruction for case in here], torch.from_numpy(current))
+        tried = actions.candidates(len(running), policy, lookahead.scores, settings.proposals, rng)
+        chosen, reached = _choose(lookahead.outlook(tried), settings, rng)
+        for row, action, state in zip(running, tried.numpy()[np.arange(len(running)), chosen], reached, strict=True):
+            taken[row].append(action)
             states[row].append(state)
-        ended = judge.achieved(reached) | np.array([len(actions[row]) >= horizons[row] for row in running])
+        step += 1
+        ended = judge.achieved(reached) | (step >= horizons[running])
         advance(int(ended.sum()))
         running = running[~ended]
-    pairs = zip(cases, states, actions, strict=True)
-    return [_to_episode(task, case, np.stack(s), np.array(a)) for case, s, a in pairs]
+    rollouts = zip(cases, states, taken, strict=True)
+    return [_to_episode(task, case, np.stack(s), np.array(a)) for case, s, a in rollouts]
+
+
+class _Outlook(NamedTuple):
+    """What K actions in each of N states lead to: the next states (N, K, D), their rewards (N, K), and whether physics
+    allows them (N, K)."""
+
+    outcomes: NDArray
+    rewards: NDArray
+    possible: NDArray
+
+
+class _Lookahead:
+    """One step ahead of N states (N, D), in learned dynamics."""
+
+    def __init__(self, dynamics: Dynamics, task: LanguageTask, judge: _Judges, current: NDArray) -> None:
+        self._dynamics, self._task, self._judge, self._current = dynamics, task, judge, current
+
+    def outlook(self, actions: Tensor) -> _Outlook:
+        outcomes = self._dynamics.outcomes(torch.from_numpy(self._current), actions).cpu().numpy()
+        possible = self._task.plausible(self._current[:, None], actions.numpy(), outcomes)
+        return _Outlook(outcomes, self._judge.rewards(self._current, outcomes), possible)
+
+    def scores(self, actions: Tensor) -> NDArray:
+        """How good actions are, (N, K)."""
+        _, rewards, possible = self.outlook(actions)
+        return np.where(possible, rewards, -np.inf)
+
+
+def _choose(outlook: _Outlook, settings: SearchSettings, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """The candidates taken (N,), with noise and by chance, and the states (N, D) they lead to."""
+    rewards = outlook.rewards + settings.noise * rng.standard_normal(outlook.rewards.shape)
+    random = rng.random(len(rewards)) < settings.random_share
+    rewards[random] = rng.standard_normal((int(random.sum()), rewards.shape[1]))
+    # An outcome that physics forbids is an error of the model, and search would find it out.
+    chosen = np.where(outlook.possible, rewards, -np.inf).argmax(1)
+    return chosen, outlook.outcomes[np.arange(len(chosen)), chosen]
 
 
 class _Judges:
@@ -203,7 +268,7 @@ class _Judges:
         return bool(self._ever.all())
 
     def rewards(self, states: NDArray, outcomes: NDArray) -> NDArray:
-        """Rewards of every action's outcome: (N, D), (N, A, D) -> (N, A)."""
+        """Rewards of the outcomes of K actions: (N, D), (N, K, D) -> (N, K)."""
         result = np.empty(outcomes.shape[:2])
         for goal, rows in self._groups:
             starts = self._starts[rows, None]
@@ -246,7 +311,3 @@ def _to_episode(task: LanguageTask, case: Case, states: NDArray, actions: NDArra
 
 def _goal(task: LanguageTask, case: Case):
     return task.goal_set.find(case.goal_id, case.split)
-
-
-def _longer(mask: Tensor) -> Tensor:
-    return torch.cat([mask, torch.ones_like(mask[:, :1])], 1)

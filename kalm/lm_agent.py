@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from kalm.offline.policy import choose
 from kalm.trajectory_lm import TrajectoryLM
 from llm_agents.rollout import Decision, Lane
 
@@ -27,15 +26,7 @@ class TrajectoryLMAgent:
 
     @torch.inference_mode()
     def act(self, lanes: Sequence[Lane]) -> list[Decision]:
-        model, count = self._model, len(lanes)
-        states = torch.stack([torch.from_numpy(lane.state) for lane in lanes]).to(model.device)
-        one = torch.ones(count, 1, dtype=torch.bool, device=model.device)
-        pieces = model.read(
-            [
-                model.marker("goal", count),
-                model.lm.embed_texts([lane.instruction for lane in lanes]),
-                model.marker("rollout", count),
-                (model.embed_states(states[:, None]), one),
-            ]
-        )
-        return choose(model.action_logits(pieces[-1][:, 0]).cpu(), lanes, self._temperature)
+        states = torch.stack([torch.from_numpy(lane.state) for lane in lanes]).to(self._model.device)
+        logits = self._model.first_action_logits([lane.instruction for lane in lanes], states).cpu()
+        actions = self._model.actions.decide(logits, [lane.rng for lane in lanes], self._temperature)
+        return [Decision(action) for action in actions]

@@ -35,6 +35,7 @@ class KalmRecipe(Recipe):
             UserError: imagination fails the quality gate, a loss is not finite, or the environment does not fit.
         """
         stages = Stages(config, run)
+        stages.check()
         stages.print_plan()
         stages.collect()
         stages.learn_models()
@@ -49,7 +50,7 @@ class KalmRecipe(Recipe):
         return list(COLUMNS)
 
     def agent_names(self, run: Run) -> list[str]:
-        ways = KalmConfig.model_validate(run.config).imagination.ways
+        ways = Stages(KalmConfig.model_validate(run.config), run).imagined_ways
         return ["random", "expert", "lm", "real", *(f"real+{way}" for way in ways), "real+oracle"]
 
     def load_agent(self, run: Run, name: str) -> Agent:

@@ -56,11 +56,14 @@ class KalmConfig(Settings):
     """Knowledgeable agents from language model rollouts (Pang et al., NeurIPS 2024)."""
 
     environment: str = "envs:ClevrRobot-v0"
-    """Gymnasium id of a `LanguageEnv` with discrete actions, a scripted expert and states that are vectors."""
+    """Gymnasium id of a `LanguageEnv` with discrete actions, or continuous ones in a box, a scripted expert and states
+    that are vectors."""
     seed: int = Field(0, ge=0)
     """Seed of data, weights and batches. The panels have a seed of their own."""
     num_workers: int = Field(2, ge=1)
     """Processes, each on one thread, among which the work is divided. No number depends on it."""
+    action_bins: int = Field(31, ge=2)
+    """Continuous actions: how many values each of their numbers can take, from bound to bound; odd to have a zero."""
     data: DataSettings = DataSettings()
     language_model: LanguageModelSettings = LanguageModelSettings()
     grounding: GroundingSettings = GroundingSettings()

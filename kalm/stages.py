@@ -8,10 +8,12 @@ from functools import cached_property, partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from envs.episodes import Episode
 from envs.goals import Split
 from envs.language import LanguageEnv, LanguageTask
+from kalm.action_space import ActionSpace, action_space
 from kalm.cases import imagination_cases, training_cases
 from kalm.dynamics import Dynamics, LMDynamics, MLPDynamics, transition_batch
 from kalm.grounding import Grounding, GroundingData
@@ -20,7 +22,7 @@ from kalm.offline import ALGORITHMS, OfflineAlgorithm, OfflineData, PolicyAgent
 from kalm.settings import KalmConfig, Way
 from kalm.trajectories import Trajectories, Transitions
 from kalm.trajectory_lm import Scale, TrajectoryLM
-from kalm.verification import Verdict, quality_gate, replay, verdict_row, verify
+from kalm.verification import Verdict, first_kept, quality_gate, replay, verdict_row, verify
 from llm_agents.agents import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.collect import collect
 from llm_agents.environments import make_environment
@@ -58,11 +60,8 @@ class Stages:
         return self._probe.task
 
     @cached_property
-    def num_actions(self) -> int:
-        space = self._probe.action_space
-        if not hasattr(space, "n"):
-            raise UserError(f"KALM needs discrete actions, {self.config.environment} has {space}")
-        return int(space.n)
+    def actions(self) -> ActionSpace:
+        return action_space(self._probe.action_space, self.config.action_bins)
 
     @cached_property
     def _probe(self) -> LanguageEnv:
@@ -91,6 +90,19 @@ class Stages:
     @cached_property
     def scale(self) -> Scale:
         return Scale.of(self.transitions.states, self.transitions.next_states)
+
+    @property
+    def imagined_ways(self) -> list[Way]:
+        """The ways in which something was imagined that passed verification."""
+        return [way for way in self.config.imagination.ways if self.run.episodes(f"imagined_{way}").files]
+
+    def check(self) -> None:
+        """See whether the environment's actions are of a kind that can be learned, before anything is collected.
+
+        Raises:
+            UserError: they are not.
+        """
+        ALGORITHMS[self.config.policy.algorithm].check(self.actions)
 
     def panels(self) -> dict[str, Panel]:
         """What the run's agents are judged on at the end, by column."""
@@ -133,8 +145,10 @@ class Stages:
     def imagine(self) -> None:
         """Imagine in every way; stop if the environment does not confirm it.
 
+        Of a way that nothing passed verification there will be no policy.
+
         Raises:
-            UserError: a way fails the quality gate.
+            UserError: a way fails the quality gate, or nothing passed in any way.
         """
         ways = self.config.imagination.ways
         arguments = [(str(self.run.folder), way) for way in ways]
@@ -148,13 +162,17 @@ class Stages:
                 f"succeed in the environment; mean state error {row['state_error']:.3f}"
             )
             quality_gate(way, row["replay_success"], self.config.verification)
+            if way not in self.imagined_ways:
+                print(f"{way}: nothing passed verification, no policy is trained from it: see verifier_{way}.json")
+        if ways and not self.imagined_ways:
+            raise UserError("nothing that was imagined passed verification, in any way: see verifier_*.json")
 
     def train_policies(self) -> None:
         """All policies with added data; first those from which the share of imagined data is chosen."""
         deciding = [_policy_name(self._deciding_policy, share) for share in self.config.policy.imagined_shares]
         if len(deciding) > 1:
             self._in_processes("choosing a share", deciding)
-        added = [*self.config.imagination.ways, "oracle"]
+        added = [*self.imagined_ways, "oracle"]
         self._in_processes("training policies", [_policy_name(f"real+{a}", self.chosen_share()) for a in added])
 
     def train(self, name: str) -> None:
@@ -198,20 +216,21 @@ class Stages:
         Of ``greedy`` rollouts all are kept, as published; of ``sample`` one a case.
         """
         self.run.once(f"gate_{way}", lambda: {"train": self._gate_row(way)})
-        store = self.run.episodes(f"imagined_{way}")
-        if store.files:
-            return
+        self.run.once(f"verifier_{way}", lambda: self._imagine_unseen(way))
+
+    def _imagine_unseen(self, way: Way) -> dict[str, dict[str, float]]:
+        """Store what passes verification, and return what verification says, by split."""
         kept: list[Episode] = []
-        table = {}
+        table: dict[str, dict[str, float]] = {}
         for split in UNSEEN:
             episodes = self._imagine(way, self._cases(split))
             verdict = self._verify(way, episodes)
             table[split] = self._verdict_row(episodes, verdict)
-            kept += episodes if way == "greedy" else _first_kept(episodes, verdict)
-        self.run.once(f"verifier_{way}", lambda: table)
-        if not kept:
-            raise UserError(f"nothing that was imagined ({way}) passed verification: see verifier_{way}.json")
-        store.append(kept)
+            kept += episodes if way == "greedy" else first_kept(episodes, verdict)
+        store = self.run.episodes(f"imagined_{way}")
+        if not store.files:  # or a run was killed between the two, and they are the same
+            store.append(kept)
+        return table
 
     def chosen_share(self) -> float:
         """The share of imagined data in a batch: the largest that costs next to nothing on training goals."""
@@ -259,7 +278,7 @@ class Stages:
         corpus = [words for goal in self.task.goals("train") for words in goal.phrasings]
         with _seeded(self.config.seed):
             lm = LanguageModel.load(self.config.language_model, corpus=corpus, encoder=self._tiny_encoder)
-            model = TrajectoryLM(lm, self.num_actions, self._scale_or_shape())
+            model = TrajectoryLM(lm, self.actions, self._scale_or_shape())
         return Grounding(model, self.config.grounding)
 
     @property
@@ -268,12 +287,12 @@ class Stages:
 
     def _make_mlp(self) -> MLPDynamics:
         with _seeded(self.config.seed):
-            return MLPDynamics(self.num_actions, self._scale_or_shape(), self.config.mlp_dynamics)
+            return MLPDynamics(self.actions, self._scale_or_shape(), self.config.mlp_dynamics)
 
     def _make_policy(self) -> OfflineAlgorithm:
         algorithm = ALGORITHMS[self.config.policy.algorithm]
         with _seeded(self.config.seed):
-            return algorithm(self.encoder.dim, self._scale_or_shape(), self.num_actions, self.config.policy)
+            return algorithm(self.encoder.dim, self._scale_or_shape(), self.actions, self.config.policy)
 
     def _scale_or_shape(self) -> Scale:
         """The scale measured on the data; without data, to load weights into, one of the same shape."""
@@ -300,15 +319,28 @@ class Stages:
         config, seed = self.config, self.config.seed
         starts = start_states(self.make_env, cases)
         if way in ("search", "search_mlp"):
-            return search(self._dynamics(way), self.task, cases, starts, config.search, seed)
-        if way == "greedy":
-            return generate(self._language_model, self.task, cases, starts, config.generation, 0.0, seed)
-        copies = config.generation.num_samples
-        starts, temperature = np.tile(starts, (copies, 1)), config.generation.temperature
-        return generate(self._language_model, self.task, cases * copies, starts, config.generation, temperature, seed)
+            dynamics = self._dynamics(way)
+            return search(dynamics, self.task, self.actions, self._propose, cases, starts, config.search, seed)
+        copies, temperature = 1, 0.0
+        if way == "sample":
+            copies, temperature = config.generation.num_samples, config.generation.temperature
+        return generate(
+            self._language_model,
+            self.task,
+            cases * copies,
+            np.tile(starts, (copies, 1)),
+            config.generation,
+            temperature,
+            seed,
+            piece_steps=config.grounding.max_steps,
+        )
+
+    @torch.inference_mode()
+    def _propose(self, instructions: Sequence[str], states: Tensor) -> Tensor:
+        return self._language_model.first_action_logits(instructions, states)
 
     def _verify(self, way: Way, episodes: Sequence[Episode]) -> Verdict:
-        return verify(episodes, self.task, self._dynamics(way), self.config.verification)
+        return verify(episodes, self.task, self._dynamics(way), self.scale.step_std, self.config.verification)
 
     def _gate_row(self, way: Way) -> dict[str, float]:
         cases = training_cases(self.task, "gate", self.config.verification.num_replayed, self.config.seed)
@@ -325,7 +357,7 @@ class Stages:
     @property
     def _deciding_policy(self) -> str:
         """The policy from which the share is chosen: with search if there is one."""
-        ways = self.config.imagination.ways
+        ways = self.imagined_ways
         return f"real+{'search' if 'search' in ways else (*ways, 'oracle')[0]}"
 
     def _choose_share(self) -> dict[str, dict[str, float]]:
@@ -387,15 +419,6 @@ def _parse_policy_name(name: str) -> tuple[str, str, float]:
     added = agent.removeprefix("real").removeprefix("+")
     store = added if added in ("", "oracle") else f"imagined_{added}"
     return agent, store, float(share or 0.0)
-
-
-def _first_kept(episodes: Sequence[Episode], verdict: Verdict) -> list[Episode]:
-    """The first rollout of each case that passed verification."""
-    found: dict[tuple, Episode] = {}
-    for episode, kept in zip(episodes, verdict.kept, strict=True):
-        if kept:
-            found.setdefault((episode.goal_id, episode.instruction, episode.seed), episode)
-    return list(found.values())
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class Trajectories:
 
     Attributes:
         states: (N, T + 1, D) float32; after the end of an episode its last state is repeated.
-        actions: (N, T) int64, zero after the end.
+        actions: (N, T) int64, or (N, T, A) float32 where actions are continuous; zero after the end.
         rewards: (N, T) float32, zero after the end.
         lengths: (N,) the number of steps of each episode.
         terminated: (N,) bool, whether the episode ended in its goal rather than at the horizon.
@@ -45,7 +45,8 @@ class Trajectories:
         lengths = np.array([len(episode) for episode in episodes])
         count, steps, dim = len(episodes), int(lengths.max()), episodes[0].states.shape[1]
         states = np.empty((count, steps + 1, dim), np.float32)
-        actions = np.zeros((count, steps), np.int64)
+        first = np.asarray(episodes[0].actions)
+        actions = np.zeros((count, steps, *first.shape[1:]), np.float32 if first.dtype.kind == "f" else np.int64)
         rewards = np.zeros((count, steps), np.float32)
         for row, (episode, length) in enumerate(zip(episodes, lengths, strict=True)):
             states[row, : length + 1] = episode.states
@@ -75,7 +76,7 @@ class Trajectories:
         """Pieces of episodes: from step ``begins`` (M,) of episodes ``rows`` (M,), at most ``max_steps`` long.
 
         Returns:
-            States (M, W + 1, D), actions (M, W) and lengths (M,), with W the longest piece.
+            States (M, W + 1, D), actions (M, W, ...) and lengths (M,), with W the longest piece.
         """
         lengths = (self.lengths[rows] - begins).clamp_max(max_steps)
         width = int(lengths.max())
@@ -86,7 +87,7 @@ class Trajectories:
 
 
 class Transitions(NamedTuple):
-    """M single transitions: states (M, D), actions (M,), next states (M, D)."""
+    """M single transitions: states (M, D), actions (M, ...), next states (M, D)."""
 
     states: Tensor
     actions: Tensor

@@ -11,11 +11,13 @@ change ``s_{t+1} - s_t``. Text comes from the LM's own head. (Pang et al., KALM,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from kalm.action_space import ActionSpace
 from llm_agents.language_model import LanguageModel, concatenate
 
 MARKERS = ("goal", "rollout", "dynamics", "start", "end")
@@ -30,31 +32,14 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, states: Tensor, next_states: Tensor) -> Scale:
-        """Measured on transitions (N, D); a number that never changes gets the deviation 1."""
-        step_std = (next_states - states).std(0)
-        state_std = states.std(0)
+        """Measured on transitions (N, D); a number that changes by no more than rounding gets the deviation 1."""
+        mean, state_std, step_std = states.mean(0), states.std(0), (next_states - states).std(0)
+        rounding = 1e-6 + 1e-5 * mean.abs()
         return cls(
-            states.mean(0),
-            torch.where(state_std > 1e-6, state_std, 1.0),
-            torch.where(step_std > 1e-6, step_std, 1.0),
+            mean,
+            torch.where(state_std > rounding, state_std, 1.0),
+            torch.where(step_std > rounding, step_std, 1.0),
         )
-
-
-class StateActionEmbedding(nn.Module):
-    """An action in a state as a vector: a learned linear function of the state, one for each action.
-
-    With one vector an action, as in the original, the network must work out by itself what the action acts on. Here
-    "relative to the ball that is pushed" is linear; what that is worth is measured in docs/lab_notes.md.
-    """
-
-    def __init__(self, num_actions: int, state_dim: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(0.02 * torch.randn(num_actions, state_dim + 1, width))
-
-    def forward(self, states: Tensor, actions: Tensor) -> Tensor:
-        """States (..., D) and actions (...) -> (..., H)."""
-        weight = self.weight[actions]
-        return torch.einsum("...d,...dh->...h", states, weight[..., :-1, :]) + weight[..., -1, :]
 
 
 class TrajectoryLM(nn.Module):
@@ -62,7 +47,7 @@ class TrajectoryLM(nn.Module):
 
     Args:
         lm: any `LanguageModel`.
-        num_actions: the size of the discrete action space.
+        actions: the action space.
         scale: of the states, measured on training data.
     """
 
@@ -71,18 +56,18 @@ class TrajectoryLM(nn.Module):
     state_std: Tensor
     step_std: Tensor
 
-    def __init__(self, lm: LanguageModel, num_actions: int, scale: Scale) -> None:
+    def __init__(self, lm: LanguageModel, actions: ActionSpace, scale: Scale) -> None:
         super().__init__()
         self.lm = lm
-        self.num_actions = num_actions
+        self.actions = actions
         for name, value in scale._asdict().items():
             self.register_buffer(name, value.float())
         width, state_dim = lm.hidden_size, len(scale.state_mean)
         self.state_adapter = nn.Sequential(nn.Linear(state_dim, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
-        self.action_adapter = StateActionEmbedding(num_actions, state_dim, width)
+        self.action_adapter = actions.make_embedding(state_dim, width)
         self.markers = nn.Embedding(len(MARKERS), width)
         self.state_head = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, state_dim))
-        self.action_head = nn.Linear(width, num_actions)
+        self.action_head = nn.Linear(width, actions.num_logits)
         # As large as the embeddings among which they will stand.
         std = cast(nn.Embedding, lm.model.get_input_embeddings()).weight.detach().std().item()
         nn.init.normal_(self.action_adapter.weight, std=std)
@@ -97,11 +82,11 @@ class TrajectoryLM(nn.Module):
         return self.state_adapter((states - self.state_mean) / self.state_std)
 
     def embed_actions(self, states: Tensor, actions: Tensor) -> Tensor:
-        """Actions (...), each taken in a state (..., D), as input embeddings (..., H)."""
+        """Actions, each taken in a state (..., D), as input embeddings (..., H)."""
         return self.action_adapter((states - self.state_mean) / self.state_std, actions)
 
     def embed_trajectory(self, states: Tensor, actions: Tensor) -> Tensor:
-        """s_0 a_0 s_1 a_1 ...: states (N, T + 1, D) and actions (N, T) as input embeddings (N, 2T + 1, H)."""
+        """s_0 a_0 s_1 a_1 ...: states (N, T + 1, D) and actions (N, T, ...) as input embeddings (N, 2T + 1, H)."""
         embeds = states.new_empty(len(states), 2 * actions.shape[1] + 1, self.lm.hidden_size)
         embeds[:, 0::2] = self.embed_states(states)
         embeds[:, 1::2] = self.embed_actions(states[:, :-1], actions)
@@ -123,8 +108,22 @@ class TrajectoryLM(nn.Module):
         return pieces
 
     def action_logits(self, hidden: Tensor) -> Tensor:
-        """Logits (..., A) from hidden states at state positions (..., H)."""
+        """Logits (..., L) from hidden states at state positions (..., H)."""
         return self.action_head(hidden)
+
+    def first_action_logits(self, instructions: Sequence[str], states: Tensor) -> Tensor:
+        """Logits (N, L) as if each state (N, D) were the first of a rollout for its instruction."""
+        count = len(states)
+        one = torch.ones(count, 1, dtype=torch.bool, device=states.device)
+        pieces = self.read(
+            [
+                self.marker("goal", count),
+                self.lm.embed_texts(instructions),
+                self.marker("rollout", count),
+                (self.embed_states(states[:, None]), one),
+            ]
+        )
+        return self.action_logits(pieces[-1][:, 0])
 
     def scaled_change(self, hidden: Tensor) -> Tensor:
         """The predicted change of state (..., D) in units of ``step_std``, from hidden states (..., H)."""

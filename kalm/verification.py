@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
 from envs.episodes import Episode
 from envs.language import LanguageEnv, LanguageTask
@@ -25,8 +28,10 @@ class VerificationSettings(Settings):
     """When an imagined rollout is kept, and when imagination as a whole is trusted."""
 
     max_disagreement: float = Field(0.1, gt=0)
-    """Largest difference between an imagined state and the model's own prediction of it, in any number of the state
-    (metres in CLEVR-Robot)."""
+    """Largest difference between an imagined state and the model's own prediction of it, in any number of the state."""
+    disagreement_unit: Literal["state", "step"] = "state"
+    """What it is measured in: the state's own units (metres in CLEVR-Robot), or, where its numbers have units of their
+    own, the deviation of each number's change in a step."""
     num_replayed: int = Field(200, ge=1)
     """Imagined rollouts for training goals that are replayed in the environment before any imagined data is used."""
     min_replay_success: float = Field(0.4, ge=0, le=1)
@@ -48,19 +53,27 @@ class Verdict:
 
 
 def verify(
-    episodes: Sequence[Episode], task: LanguageTask, dynamics: Dynamics, settings: VerificationSettings
+    episodes: Sequence[Episode],
+    task: LanguageTask,
+    dynamics: Dynamics,
+    step_std: Tensor,
+    settings: VerificationSettings,
 ) -> Verdict:
     """Judge imagined rollouts; nothing here looks at the environment.
 
     - plausible: ``task.plausible`` for every transition (bounds, step sizes, nothing inside another thing);
     - consistent: every state is near the one that ``dynamics`` predicts from its predecessor;
     - success: ``task.achieved`` in the last state.
+
+    Args:
+        step_std: the deviation of each number's change in a step, (D,).
     """
     trajectories = Trajectories.of(episodes)
     rows, steps = trajectories.transitions()
     states, next_states = trajectories.states[rows, steps], trajectories.states[rows, steps + 1]
     actions = trajectories.actions[rows, steps]
-    disagreement = (dynamics.predict(states, actions) - next_states).abs().amax(-1)
+    unit = step_std if settings.disagreement_unit == "step" else torch.ones_like(step_std)
+    disagreement = ((dynamics.predict(states, actions) - next_states).abs() / unit).amax(-1)
     plausible = task.plausible(states.numpy(), actions.numpy(), next_states.numpy())
     return Verdict(
         plausible=_all_steps(plausible, rows.numpy(), len(episodes)),
@@ -80,6 +93,15 @@ def _all_steps(good: NDArray[np.bool_], rows: NDArray, count: int) -> NDArray[np
     bad = np.zeros(count, bool)
     bad[rows[~good]] = True
     return ~bad
+
+
+def first_kept(episodes: Sequence[Episode], verdict: Verdict) -> list[Episode]:
+    """The first rollout of each case that passed verification."""
+    found: dict[tuple, Episode] = {}
+    for episode, kept in zip(episodes, verdict.kept, strict=True):
+        if kept:
+            found.setdefault((episode.goal_id, episode.instruction, episode.seed), episode)
+    return list(found.values())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from kalm.offline.policy import OfflineAlgorithm
 from llm_agents.training import Batch
@@ -14,6 +13,5 @@ class BehaviourCloning(OfflineAlgorithm):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         logits = self.policy(batch["states"], batch["text"])
-        loss = F.cross_entropy(logits, batch["actions"])
-        accuracy = (logits.argmax(-1) == batch["actions"]).float().mean()
-        return loss, {"action_accuracy": accuracy.item()}
+        accuracy = self.actions.accuracy(logits, batch["actions"])
+        return self.actions.loss(logits, batch["actions"]), {"action_accuracy": accuracy.item()}

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kalm.action_space import ActionSpace
 from kalm.offline.policy import OfflineAlgorithm, PolicySettings
 from kalm.trajectory_lm import Scale
+from llm_agents.errors import UserError
 from llm_agents.training import Batch
 
 
@@ -19,11 +21,18 @@ class ConservativeQLearning(OfflineAlgorithm):
     ``L = huber(Q(s, a) - y) + conservative_weight * (logsumexp_a' Q(s, a') - Q(s, a))``
 
     A truncated episode is not a terminated one: the value of its last state still counts.
+
+    Continuous actions are refused; for these there are `BehaviourCloning` and `ImplicitQLearning`.
     """
 
-    def __init__(self, text_dim: int, scale: Scale, num_actions: int, settings: PolicySettings) -> None:
-        super().__init__(text_dim, scale, num_actions, settings)
-        self.target = self.network(text_dim, scale, num_actions).requires_grad_(False)
+    @classmethod
+    def check(cls, actions: ActionSpace) -> None:
+        if actions.num_q_inputs:
+            raise UserError("cql needs discrete actions: for continuous ones use --policy.algorithm bc or iql")
+
+    def __init__(self, text_dim: int, scale: Scale, actions: ActionSpace, settings: PolicySettings) -> None:
+        super().__init__(text_dim, scale, actions, settings)
+        self.target = self.network(text_dim, scale, actions.num_q_outputs).requires_grad_(False)
         self.target.load_state_dict(self.policy.state_dict())
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Discrete implicit Q-learning (Kostrikov et al., ICLR 2022)."""
+"""Implicit Q-learning (Kostrikov et al., ICLR 2022)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kalm.action_space import ActionSpace
 from kalm.offline.cql import move_target
 from kalm.offline.policy import OfflineAlgorithm, PolicySettings
 from kalm.trajectory_lm import Scale
@@ -26,25 +27,25 @@ class ImplicitQLearning(OfflineAlgorithm):
     The three have networks of their own, so one backward pass through their sum trains each by its own loss.
     """
 
-    def __init__(self, text_dim: int, scale: Scale, num_actions: int, settings: PolicySettings) -> None:
-        super().__init__(text_dim, scale, num_actions, settings)
-        self.q_network = self.network(text_dim, scale, num_actions)
+    def __init__(self, text_dim: int, scale: Scale, actions: ActionSpace, settings: PolicySettings) -> None:
+        super().__init__(text_dim, scale, actions, settings)
+        self.q_network = self.network(text_dim, scale, actions.num_q_outputs, actions.num_q_inputs)
         self.v_network = self.network(text_dim, scale, 1)
-        self.target = self.network(text_dim, scale, num_actions).requires_grad_(False)
+        self.target = self.network(text_dim, scale, actions.num_q_outputs, actions.num_q_inputs).requires_grad_(False)
         self.target.load_state_dict(self.q_network.state_dict())
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         states, text, actions = batch["states"], batch["text"], batch["actions"]
         with torch.no_grad():
-            target_q = self.target(states, text).gather(1, actions[:, None])[:, 0]
+            target_q = self.actions.q_values(self.target, states, text, actions)
             next_value = self.v_network(batch["next_states"], text)[:, 0]
             td_target = batch["rewards"] + self.settings.discount * (~batch["terminated"]) * next_value
         advantage = target_q - self.v_network(states, text)[:, 0]
         value_loss = expectile_loss(advantage, self.settings.expectile)
-        q_value = self.q_network(states, text).gather(1, actions[:, None])[:, 0]
+        q_value = self.actions.q_values(self.q_network, states, text, actions)
         q_loss = F.mse_loss(q_value, td_target)
         weight = (self.settings.inverse_temperature * advantage.detach()).exp().clamp_max(MAX_WEIGHT)
-        log_probs = self.policy(states, text).log_softmax(-1).gather(1, actions[:, None])[:, 0]
+        log_probs = self.actions.log_probs(self.policy(states, text), actions)
         policy_loss = -(weight * log_probs).mean()
         metrics = {"value": value_loss.item(), "q": q_loss.item(), "policy": policy_loss.item()}
         return value_loss + q_loss + policy_loss, metrics

@@ -34,12 +34,16 @@ class AttentionPooling(nn.Module):
 
 
 class GoalConditionedMLP(nn.Module):
-    """State (N, D) and goal text -> outputs (N, K), by an MLP over the state and the attention-pooled text."""
+    """State (N, D) and goal text -> outputs (N, K), by an MLP over the state and the attention-pooled text.
+
+    Args:
+        num_inputs: further numbers it reads, such as those of an action.
+    """
 
     state_mean: Tensor
     state_std: Tensor
 
-    def __init__(self, text_dim: int, scale: Scale, num_outputs: int, settings) -> None:
+    def __init__(self, text_dim: int, scale: Scale, num_outputs: int, settings, num_inputs: int = 0) -> None:
         super().__init__()
         self.register_buffer("state_mean", scale.state_mean.float())
         self.register_buffer("state_std", scale.state_std.float())
@@ -47,11 +51,12 @@ class GoalConditionedMLP(nn.Module):
             text_dim, settings.num_queries, settings.key_size, settings.value_size, settings.token_dropout
         )
         width = settings.hidden_size
-        layers: list[nn.Module] = [nn.Linear(len(scale.state_mean) + self.pooling.output_size, width), nn.SiLU()]
+        size = len(scale.state_mean) + self.pooling.output_size + num_inputs
+        layers: list[nn.Module] = [nn.Linear(size, width), nn.SiLU()]
         for _ in range(settings.num_layers - 1):
             layers += [nn.Linear(width, width), nn.SiLU()]
         self.trunk = nn.Sequential(*layers, nn.Linear(width, num_outputs))
 
-    def forward(self, states: Tensor, text: TokenFeatures) -> Tensor:
+    def forward(self, states: Tensor, text: TokenFeatures, *inputs: Tensor) -> Tensor:
         scaled = (states - self.state_mean) / self.state_std
-        return self.trunk(torch.cat([scaled, self.pooling(text)], -1))
+        return self.trunk(torch.cat([scaled, self.pooling(text), *inputs], -1))

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from kalm.action_space import ActionSpace
 from kalm.offline.networks import GoalConditionedMLP
 from kalm.trajectory_lm import Scale
 from llm_agents.goal_encoder import GoalEncoder, TokenFeatures
@@ -20,7 +21,7 @@ class PolicySettings(OptimizerSettings):
     """How policies are trained by offline RL, and how large they are."""
 
     algorithm: Literal["bc", "cql", "iql"] = "bc"
-    """Behaviour cloning, discrete CQL or discrete IQL."""
+    """Behaviour cloning, CQL (discrete actions only) or IQL."""
     num_steps: int = Field(6000, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(256, ge=2)
@@ -57,17 +58,27 @@ class PolicySettings(OptimizerSettings):
 class OfflineAlgorithm(nn.Module):
     """A policy and all that is trained beside it.
 
-    A batch holds ``states`` (N, D), ``actions`` (N,), ``rewards`` (N,), ``next_states`` (N, D), ``terminated`` (N,)
-    and ``text``, the `TokenFeatures` of the N instructions.
+    A batch holds ``states`` (N, D), ``actions`` (N, ...), ``rewards`` (N,), ``next_states`` (N, D), ``terminated``
+    (N,) and ``text``, the `TokenFeatures` of the N instructions.
     """
 
-    def __init__(self, text_dim: int, scale: Scale, num_actions: int, settings: PolicySettings) -> None:
+    @classmethod
+    def check(cls, actions: ActionSpace) -> None:
+        """See whether the algorithm can do such actions; unless it says otherwise, it can.
+
+        Raises:
+            UserError: it cannot.
+        """
+
+    def __init__(self, text_dim: int, scale: Scale, actions: ActionSpace, settings: PolicySettings) -> None:
+        self.check(actions)
         super().__init__()
         self.settings = settings
-        self.policy = self.network(text_dim, scale, num_actions)
+        self.actions = actions
+        self.policy = self.network(text_dim, scale, actions.num_logits)
 
-    def network(self, text_dim: int, scale: Scale, num_outputs: int) -> GoalConditionedMLP:
-        return GoalConditionedMLP(text_dim, scale, num_outputs, self.settings)
+    def network(self, text_dim: int, scale: Scale, num_outputs: int, num_inputs: int = 0) -> GoalConditionedMLP:
+        return GoalConditionedMLP(text_dim, scale, num_outputs, self.settings, num_inputs)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch and what to log."""
@@ -77,7 +88,7 @@ class OfflineAlgorithm(nn.Module):
         """Called after each optimizer step."""
 
     def preferences(self, states: Tensor, text: TokenFeatures) -> Tensor:
-        """How much each action is preferred, (N, A): logits or Q-values."""
+        """How much each action is preferred, (N, L): logits or Q-values."""
         return self.policy(states, text)
 
 
@@ -97,13 +108,6 @@ class PolicyAgent:
     def act(self, lanes: Sequence[Lane]) -> list[Decision]:
         states = torch.stack([torch.from_numpy(lane.state) for lane in lanes])
         text = self._encoder.encode([lane.instruction for lane in lanes])
-        return choose(self._algorithm.preferences(states, text), lanes, self._temperature)
-
-
-def choose(logits: Tensor, lanes: Sequence[Lane], temperature: float) -> list[Decision]:
-    """One action a lane from logits (N, A); what is drawn comes from each lane's own randomness."""
-    if temperature == 0:
-        return [Decision(int(action)) for action in logits.argmax(-1)]
-    cumulative = (logits / temperature).double().softmax(-1).cumsum(-1).numpy()
-    draws = [lane.rng.random() * row[-1] for lane, row in zip(lanes, cumulative, strict=True)]
-    return [Decision(int((row <= draw).sum())) for row, draw in zip(cumulative, draws, strict=True)]
+        preferences = self._algorithm.preferences(states, text)
+        actions = self._algorithm.actions.decide(preferences, [lane.rng for lane in lanes], self._temperature)
+        return [Decision(action) for action in actions]

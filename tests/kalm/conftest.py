@@ -1,4 +1,7 @@
-"""A few real episodes, small models of four architectures, and one of them grounded until it knows some episodes."""
+"""A few real episodes, small models of four architectures, and one of them grounded until it knows some episodes.
+
+All in CLEVR-Robot, unless a test asks for another world.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,15 @@ import pytest
 import torch
 from small_models import VOCAB_SIZE, Grounded, MakeModel, save_models
 from transformers import set_seed
+from worlds import WORLDS, World
 
-from envs.clevr_robot import make
-from envs.clevr_robot.env import NUM_ACTIONS
-from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
+from envs.language import LanguageTask
 from kalm.cases import training_cases
 from kalm.grounding import Grounding, GroundingData, GroundingSettings, TaskShares
 from kalm.trajectories import Trajectories, Transitions
 from kalm.trajectory_lm import Scale, TrajectoryLM
 from llm_agents.agents import ExpertAgent, RandomAgent
-from llm_agents.collect import play
 from llm_agents.goal_encoder import GoalEncoder
 from llm_agents.language_model import LanguageModel, LanguageModelSettings, LoraSettings
 from llm_agents.run import Run
@@ -26,8 +27,13 @@ from llm_agents.training import fit
 
 
 @pytest.fixture(scope="session")
-def task() -> ClevrRobotTask:
-    return ClevrRobotTask()
+def world(request: pytest.FixtureRequest) -> World:
+    return WORLDS[getattr(request, "param", "clevr")]
+
+
+@pytest.fixture(scope="session")
+def task(world: World) -> LanguageTask:
+    return world.task
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +42,9 @@ def encoder() -> GoalEncoder:
 
 
 @pytest.fixture(scope="session")
-def episodes(task: ClevrRobotTask) -> list[Episode]:
+def episodes(world: World, task: LanguageTask) -> list[Episode]:
     """The expert's, for training goals."""
-    return play(make, ExpertAgent, training_cases(task, "real", 24, seed=0))
+    return world.play(ExpertAgent(task), training_cases(task, "real", 24, seed=0))
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +53,9 @@ def trajectories(episodes: list[Episode]) -> Trajectories:
 
 
 @pytest.fixture(scope="session")
-def transitions(task: ClevrRobotTask, trajectories: Trajectories) -> Transitions:
+def transitions(world: World, task: LanguageTask, trajectories: Trajectories) -> Transitions:
     """The expert's and those of random play."""
-    random_play = play(make, lambda task: RandomAgent(), training_cases(task, "play", 4, seed=0))
+    random_play = world.play(RandomAgent(), training_cases(task, "play", 4, seed=0))
     return Transitions.of(trajectories, Trajectories.of(random_play))
 
 
@@ -59,16 +65,16 @@ def scale(transitions: Transitions) -> Scale:
 
 
 @pytest.fixture(scope="session")
-def model_folder(task: ClevrRobotTask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(task: LanguageTask, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     save_models(root, [goal.phrasings[0] for goal in task.goals("train")])
     return root
 
 
 @pytest.fixture(scope="session")
-def make_model(task: ClevrRobotTask, encoder: GoalEncoder, scale: Scale, model_folder: Path) -> MakeModel:
+def make_model(world: World, encoder: GoalEncoder, scale: Scale, model_folder: Path) -> MakeModel:
     """A function that makes an untrained model: ``tiny``, or one of the architectures by name."""
-    corpus = [words for goal in task.goals("train") for words in goal.phrasings]
+    corpus = [words for goal in world.task.goals("train") for words in goal.phrasings]
 
     def make_model(name: str = "tiny", lora: bool = False, seed: int = 0) -> TrajectoryLM:
         set_seed(seed)
@@ -76,7 +82,8 @@ def make_model(task: ClevrRobotTask, encoder: GoalEncoder, scale: Scale, model_f
             lm_settings = LanguageModelSettings(hidden_size=32, num_layers=2, vocab_size=VOCAB_SIZE)
         else:
             lm_settings = LanguageModelSettings(name=str(model_folder / name), lora=LoraSettings() if lora else None)
-        return TrajectoryLM(LanguageModel.load(lm_settings, corpus=corpus, encoder=encoder), NUM_ACTIONS, scale).eval()
+        lm = LanguageModel.load(lm_settings, corpus=corpus, encoder=encoder)
+        return TrajectoryLM(lm, world.actions, scale).eval()
 
     return make_model
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from small_models import NAMES, MakeModel
+from worlds import BOTH, World
 
 from kalm.dynamics import Dynamics, LMDynamics, MLPDynamics, MLPDynamicsSettings, transition_batch
 from kalm.grounding import Grounding, GroundingSettings
@@ -14,31 +15,35 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @pytest.fixture(params=[*NAMES, "mlp"])
-def dynamics(request, make_model: MakeModel, scale) -> Dynamics:
+def dynamics(request, world: World, make_model: MakeModel, scale) -> Dynamics:
     if request.param == "mlp":
         torch.manual_seed(0)
-        return MLPDynamics(40, scale, MLPDynamicsSettings(hidden_size=32))
+        return MLPDynamics(world.actions, scale, MLPDynamicsSettings(hidden_size=32))
     return LMDynamics(make_model(request.param))
 
 
-def test_an_action_leads_to_the_same_alone_and_among_all(dynamics, transitions):
-    states, actions = transitions.states[:9], transitions.actions[:9]
-    outcomes = dynamics.outcomes(states)
-    assert outcomes.shape == (9, 40, 10)
+@BOTH
+def test_an_action_leads_to_the_same_alone_and_among_others(world, dynamics, transitions):
+    states, tried = transitions.states[:9], world.random_actions(9, 5)
+    outcomes = dynamics.outcomes(states, tried)
+    assert outcomes.shape == (9, 5, states.shape[1])
     assert (outcomes - outcomes[:, :1]).abs().amax((0, 2))[1:].min() > 0, "actions make no difference"
-    torch.testing.assert_close(dynamics.predict(states, actions), outcomes[torch.arange(9), actions], **CLOSE)
-    torch.testing.assert_close(dynamics.outcomes(states.flip(0)).flip(0), outcomes, **CLOSE)
-    torch.testing.assert_close(dynamics.outcomes(states[4:5])[0], outcomes[4], **CLOSE)
+    for column in range(5):
+        torch.testing.assert_close(dynamics.predict(states, tried[:, column]), outcomes[:, column], **CLOSE)
+    torch.testing.assert_close(dynamics.outcomes(states.flip(0), tried.flip(0)).flip(0), outcomes, **CLOSE)
+    torch.testing.assert_close(dynamics.outcomes(states[4:5], tried[4:5])[0], outcomes[4], **CLOSE)
 
 
+@BOTH
 @pytest.mark.parametrize("chunk", [1, 41, 100, 10**6])
-def test_the_size_of_a_chunk_makes_no_difference(make_model, transitions, chunk):
-    states, actions = transitions.states[:7], transitions.actions[:7]
+def test_the_size_of_a_chunk_makes_no_difference(world, make_model, transitions, chunk):
+    states, actions, tried = transitions.states[:7], transitions.actions[:7], world.random_actions(7, 40)
     expected, one = LMDynamics(make_model()), LMDynamics(make_model(), chunk)
-    torch.testing.assert_close(one.outcomes(states), expected.outcomes(states), **CLOSE)
+    torch.testing.assert_close(one.outcomes(states, tried), expected.outcomes(states, tried), **CLOSE)
     torch.testing.assert_close(one.predict(states, actions), expected.predict(states, actions), **CLOSE)
 
 
+@BOTH
 @torch.no_grad()
 def test_the_loss_is_measured_on_what_is_predicted(dynamics, transitions):
     """A model has no loss where the world does as it says, and one of 1 where it is off by a deviation throughout."""
@@ -59,20 +64,22 @@ def error(dynamics: Dynamics, transitions: Transitions) -> float:
     return (predicted - transitions.next_states).square().mean().item()
 
 
+@BOTH
 def test_a_grounded_model_knows_the_transitions_it_has_seen(grounded, make_model, transitions):
     seen = transitions.take(torch.arange(20))
     standstill = (seen.next_states - seen.states).square().mean().item()
     assert error(LMDynamics(grounded.model), seen) < 0.3 * min(standstill, error(LMDynamics(make_model()), seen))
 
 
-def test_the_mlp_learns_and_comes_back(scale, transitions, tmp_path):
+@BOTH
+def test_the_mlp_learns_and_comes_back(world, scale, transitions, tmp_path):
     settings = MLPDynamicsSettings(num_steps=150, batch_size=32, hidden_size=64, learning_rate=3e-3)
     seen = transitions.take(torch.arange(40))
     run = Run.create(tmp_path / "run", "toy", {})
 
     def train() -> MLPDynamics:
         torch.manual_seed(0)
-        mlp = MLPDynamics(40, scale, settings)
+        mlp = MLPDynamics(world.actions, scale, settings)
         fit(mlp, settings, lambda step: transition_batch(seen, 32, 0, step), run, "mlp", show_progress=False)
         return mlp
 

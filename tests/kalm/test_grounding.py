@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 from small_models import NAMES, Grounded, MakeModel
 from torch import Tensor
+from worlds import BOTH
 
 from kalm.cases import training_cases
 from kalm.grounding import Grounding, GroundingData, GroundingSettings, TaskShares, read_actions
@@ -115,9 +116,10 @@ def model(request: pytest.FixtureRequest, make_model: MakeModel) -> TrajectoryLM
     return make_model(request.param)
 
 
+@BOTH
 @pytest.mark.parametrize("name", TASKS)
 @torch.no_grad()
-def test_the_loss_of_a_batch_is_the_mean_over_its_rows(model, trajectories, data, name):
+def test_the_loss_of_a_batch_is_the_mean_over_its_rows(world, model, trajectories, data, name):
     """One row at a time, without padding; nothing that stands in the padding reaches it."""
     task = getattr(Grounding(model, data.settings), name)
     rows = rows_of(data.batch(0), name)
@@ -138,7 +140,9 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_rows(model, trajectories, data
     assert whole == pytest.approx(np.average(losses, weights=weights), rel=1e-4)
     beyond = torch.arange(rows["states"].shape[1]) > lengths[:, None]
     rows["states"] = torch.where(beyond[..., None], 7.0, rows["states"])
-    rows["actions"] = torch.where(beyond[:, 1:], 39, rows["actions"])
+    anything, real = world.random_actions(*rows["actions"].shape[:2]), ~beyond[:, 1:]
+    anything[real] = rows["actions"][real]
+    rows["actions"] = anything
     assert task(**rows)[0].item() == pytest.approx(whole, rel=1e-5)
 
 
@@ -152,8 +156,9 @@ def test_the_loss_is_the_sum_over_the_tasks_in_the_batch(make_model, data):
     assert set(metrics) == set().union(*(grounding.loss(part)[1] for part in parts))
 
 
+@BOTH
 @torch.no_grad()
-def test_what_comes_later_changes_nothing_that_was_predicted_before(model, data):
+def test_what_comes_later_changes_nothing_that_was_predicted_before(world, model, data):
     """Neither an action nor a change of state is predicted from what they are to predict."""
     rows = rows_of(data.batch(2), "rollout")
     states, actions = rows["states"][:, :4], rows["actions"][:, :3]
@@ -165,7 +170,7 @@ def test_what_comes_later_changes_nothing_that_was_predicted_before(model, data)
 
     before = read(states, actions)
     changed_action = actions.clone()
-    changed_action[:, 1] = (changed_action[:, 1] + 1) % 40
+    changed_action[:, 1] = world.random_actions(len(actions))
     torch.testing.assert_close(read(states, changed_action)[:, :3], before[:, :3], **CLOSE)
     assert (read(states, changed_action)[:, 3] - before[:, 3]).abs().max() > 1e-3
     changed_state = states.clone()
@@ -174,11 +179,11 @@ def test_what_comes_later_changes_nothing_that_was_predicted_before(model, data)
     assert (read(changed_state, actions)[:, 4] - before[:, 4]).abs().max() > 1e-3
 
 
+@BOTH
 @torch.no_grad()
-def test_actions_read_together_are_read_as_if_each_were_alone(model, transitions):
-    states = transitions.states[:5]
-    actions = torch.randint(40, (5, 7), generator=torch.Generator().manual_seed(0))
-    actions[0] = 3  # also where all are the same
+def test_actions_read_together_are_read_as_if_each_were_alone(world, model, transitions):
+    states, actions = transitions.states[:5], world.random_actions(5, 7)
+    actions[0] = actions[0, 0].clone()  # also where all are the same
     together = read_actions(model, states, actions)
     one = torch.ones(5, 1, dtype=torch.bool)
     for column in range(actions.shape[1]):
@@ -192,6 +197,7 @@ def test_actions_read_together_are_read_as_if_each_were_alone(model, transitions
 # Learning
 
 
+@BOTH
 def test_a_handful_of_episodes_is_learned_by_heart(grounded: Grounded):
     for name, most in {
         "rollout_action_loss": 0.5,

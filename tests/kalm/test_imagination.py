@@ -8,11 +8,15 @@ import torch
 from numpy.typing import NDArray
 from small_models import NAMES, Grounded, MakeModel
 from torch import Tensor
+from worlds import BOTH, World
 
 from envs.clevr_robot import make
+from envs.clevr_robot.env import NUM_ACTIONS
 from envs.clevr_robot.expert import predict_pushes
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
+from envs.language import LanguageTask
+from kalm.action_space import DiscreteActions
 from kalm.cases import imagination_cases, training_cases
 from kalm.dynamics import LMDynamics
 from kalm.imagination import GenerationSettings, SearchSettings, generate, search, start_states
@@ -20,6 +24,7 @@ from kalm.trajectory_lm import TrajectoryLM
 from llm_agents.rollout import Case
 
 TASK = ClevrRobotTask()
+ACTIONS = DiscreteActions(NUM_ACTIONS)
 CASES = [
     *training_cases(TASK, "gate", 6, seed=0),
     *imagination_cases(TASK, "easy", 5, seed=0),
@@ -33,21 +38,30 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 class Pushes:
     """The expert's own model of rigid discs: dynamics without an error, as far as search can tell."""
 
-    def outcomes(self, states: Tensor) -> Tensor:
-        return torch.from_numpy(predict_pushes(states.numpy()))
+    def outcomes(self, states: Tensor, actions: Tensor) -> Tensor:
+        outcomes = torch.from_numpy(predict_pushes(states.numpy()))
+        return outcomes.gather(1, actions[..., None].expand(-1, -1, outcomes.shape[-1]))
 
     def predict(self, states: Tensor, actions: Tensor) -> Tensor:
-        return self.outcomes(states)[torch.arange(len(states)), actions]
+        return self.outcomes(states, actions[:, None])[:, 0]
 
 
 class Teleports(Pushes):
     """Promises that most pushes put everything at once where no ball can be; only a few of them are physics."""
 
-    def outcomes(self, states: Tensor) -> Tensor:
-        outcomes = super().outcomes(states)
+    def outcomes(self, states: Tensor, actions: Tensor) -> Tensor:
+        outcomes = super().outcomes(states, actions)
         impossible = torch.rand(outcomes.shape[:2], generator=torch.Generator().manual_seed(len(states))) < 0.9
         impossible[:, 0] = False
         return torch.where(impossible[..., None], outcomes + 1.0, outcomes)
+
+
+def unasked(instructions: Sequence[str], states: Tensor) -> Tensor:
+    raise AssertionError("where all actions are tried, none is proposed")
+
+
+def all_of_them(states: Tensor) -> Tensor:
+    return torch.arange(NUM_ACTIONS).expand(len(states), -1)
 
 
 def equal(one: Sequence[Episode], other: Sequence[Episode], **tolerance) -> bool:
@@ -70,7 +84,7 @@ def imagined(request: pytest.FixtureRequest, grounded: Grounded) -> tuple[int, l
     if request.param == "search":
         cases = CASES + training_cases(TASK, "gate", 20, seed=1)
         settings = SearchSettings(max_steps=8)
-        return 8, cases, search(Pushes(), TASK, cases, start_states(make, cases), settings)
+        return 8, cases, search(Pushes(), TASK, ACTIONS, unasked, cases, start_states(make, cases), settings)
     # Also the cases that the model knows by heart, so that some of them succeed.
     known = [Case(e.goal_id, e.instruction, e.seed, e.split) for e in grounded.episodes]
     cases, temperature = CASES + known, 0.0 if request.param == "greedy" else 0.5
@@ -118,44 +132,67 @@ def test_start_states_are_those_of_the_environment():
 
 
 @torch.inference_mode()
-def slowly(model: TrajectoryLM, case: Case, start: NDArray, max_steps: int) -> tuple[NDArray, list[int]]:
+def slowly(
+    model: TrajectoryLM, task: LanguageTask, case: Case, start: NDArray, max_steps: int, piece_steps: int = 10**6
+) -> tuple[NDArray, list]:
     """The most probable rollout of one case, by reading everything again at every position."""
-    goal = TASK.goal_set.find(case.goal_id, case.split)
-    states, actions = torch.from_numpy(start)[None, None], torch.zeros(1, 0, dtype=torch.long)
+    goal = task.goal_set.find(case.goal_id, case.split)
+    states, actions = torch.from_numpy(start)[None, None], no_actions(model)
 
     def read(states: Tensor, actions: Tensor, length: int) -> Tensor:
+        begin = (length - 1) // 2 // piece_steps * piece_steps
+        states, actions, length = states[:, begin:], actions[:, begin:], length - 2 * begin
         trajectory = model.embed_trajectory(states, actions)[:, :length]
         text = model.lm.embed_texts([case.instruction])
         ones = torch.ones(1, length, dtype=torch.bool)
         return model.read([model.marker("goal", 1), text, model.marker("rollout", 1), (trajectory, ones)])[-1][:, -1]
 
     while actions.shape[1] < max_steps:
-        action = model.action_logits(read(states, actions, states.shape[1] * 2 - 1)).argmax(-1)
-        actions = torch.cat([actions, action[None]], 1)
+        logits = model.action_logits(read(states, actions, states.shape[1] * 2 - 1))
+        actions = torch.cat([actions, model.actions.draw(logits, 0.0)[None]], 1)
         hidden = read(torch.cat([states, states[:, -1:]], 1), actions, states.shape[1] * 2)
         states = torch.cat([states, model.next_states(states[:, -1], hidden)[:, None]], 1)
-        if TASK.achieved(goal, states[0].numpy())[-1]:
+        if task.achieved(goal, states[0].numpy())[-1]:
             break
     return states[0].numpy(), actions[0].tolist()
 
 
-def assert_most_probable(model: TrajectoryLM, cases: Sequence[Case]) -> None:
-    starts = start_states(make, cases)
-    for case, start, episode in zip(
-        cases, starts, generate(model, TASK, cases, starts, GENERATION, temperature=0.0), strict=True
-    ):
-        states, actions = slowly(model, case, start, min(GENERATION.max_steps, horizon_of(case)))
+def no_actions(model: TrajectoryLM) -> Tensor:
+    """Those of a rollout that has only begun, (1, 0) or (1, 0, A)."""
+    return model.actions.draw(torch.zeros(1, model.actions.num_logits), 0.0)[:, None][:, :0]
+
+
+def assert_most_probable(model: TrajectoryLM, world: World, cases: Sequence[Case], **pieces: int) -> None:
+    task, starts = world.task, start_states(world.make, cases)
+    episodes = generate(model, task, cases, starts, GENERATION, temperature=0.0, **pieces)
+    for case, start, episode in zip(cases, starts, episodes, strict=True):
+        horizon = task.horizon(task.goal_set.find(case.goal_id, case.split))
+        states, actions = slowly(model, task, case, start, min(GENERATION.max_steps, horizon), **pieces)
         assert episode.actions.tolist() == actions
         np.testing.assert_allclose(episode.states, states, **CLOSE)
 
 
+def some_cases(world: World) -> list[Case]:
+    task = world.task
+    return [*training_cases(task, "gate", 6, seed=0), *imagination_cases(task, "hard", 8, seed=0)]
+
+
+@BOTH
 @pytest.mark.parametrize("name", NAMES)
-def test_greedy_rollouts_are_those_of_a_loop_without_a_cache(make_model: MakeModel, name):
-    assert_most_probable(make_model(name), CASES)
+def test_greedy_rollouts_are_those_of_a_loop_without_a_cache(world: World, make_model: MakeModel, name):
+    assert_most_probable(make_model(name), world, some_cases(world))
 
 
-def test_greedy_rollouts_of_a_grounded_model_are_those_of_a_loop_without_a_cache(grounded):
-    assert_most_probable(grounded.model, [Case(e.goal_id, e.instruction, e.seed, e.split) for e in grounded.episodes])
+@BOTH
+@pytest.mark.parametrize("piece_steps", [1, 2, 4, 5])
+def test_a_rollout_in_pieces_goes_on_from_its_present_state(world: World, make_model: MakeModel, piece_steps):
+    assert_most_probable(make_model(), world, some_cases(world), piece_steps=piece_steps)
+
+
+@BOTH
+def test_greedy_rollouts_of_a_grounded_model_are_those_of_a_loop_without_a_cache(world: World, grounded):
+    cases = [Case(e.goal_id, e.instruction, e.seed, e.split) for e in grounded.episodes]
+    assert_most_probable(grounded.model, world, cases)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
@@ -184,22 +221,25 @@ def test_samples_depend_on_the_seed_and_become_greedy_as_they_are_cooled(grounde
 
 def test_search_in_perfect_dynamics_reaches_the_goals():
     cases = training_cases(TASK, "gate", 80, seed=0)
-    episodes = search(Pushes(), TASK, cases, start_states(make, cases), SearchSettings())
+    episodes = search(Pushes(), TASK, ACTIONS, unasked, cases, start_states(make, cases), SearchSettings())
     assert np.mean([episode.success for episode in episodes]) >= 0.9
 
 
 def test_search_never_takes_an_implausible_outcome():
     settings = SearchSettings(max_steps=8, random_share=0.5)
-    offered = Teleports().outcomes(torch.from_numpy(STARTS)).numpy()
+    starts = torch.from_numpy(STARTS)
+    offered = Teleports().outcomes(starts, all_of_them(starts)).numpy()
     assert TASK.plausible(STARTS[:, None], np.arange(40), offered).mean() < 0.2
-    for episode in search(Teleports(), TASK, CASES, STARTS, settings):
+    for episode in search(Teleports(), TASK, ACTIONS, unasked, CASES, STARTS, settings):
         assert TASK.plausible(episode.states[:-1], episode.actions, episode.states[1:]).all()
 
 
 def test_search_without_chance_takes_the_best_plausible_push():
     settings = SearchSettings(noise=0.0, random_share=0.0, max_steps=3)
-    episodes = search(Pushes(), TASK, CASES, STARTS, settings)
-    assert equal(search(Pushes(), TASK, CASES[::-1], STARTS[::-1].copy(), settings, seed=7)[::-1], episodes)
+    episodes = search(Pushes(), TASK, ACTIONS, unasked, CASES, STARTS, settings)
+    assert equal(
+        search(Pushes(), TASK, ACTIONS, unasked, CASES[::-1], STARTS[::-1].copy(), settings, seed=7)[::-1], episodes
+    )
     for episode in episodes:
         goal = TASK.goal_set.find(episode.goal_id, episode.split)
         before = episode.states[:-1, None]
@@ -216,13 +256,16 @@ def test_search_takes_its_share_of_random_pushes():
     first = {}
     for share in (0.0, 0.5, 1.0):
         settings = SearchSettings(noise=0.0, random_share=share, max_steps=1)
-        first[share] = np.array([episode.actions[0] for episode in search(Pushes(), TASK, cases, starts, settings)])
+        first[share] = np.array(
+            [episode.actions[0] for episode in search(Pushes(), TASK, ACTIONS, unasked, cases, starts, settings)]
+        )
     for share in (0.5, 1.0):
         assert np.mean(first[share] != first[0.0]) == pytest.approx(share * 39 / 40, abs=0.15)
 
 
 def test_search_in_the_models_own_dynamics_follows_them(grounded):
     dynamics = LMDynamics(grounded.model)
-    for episode in search(dynamics, TASK, CASES, STARTS, SearchSettings(max_steps=3)):
-        outcomes = dynamics.outcomes(torch.from_numpy(episode.states[:-1].copy())).numpy()
+    for episode in search(dynamics, TASK, ACTIONS, unasked, CASES, STARTS, SearchSettings(max_steps=3)):
+        states = torch.from_numpy(episode.states[:-1].copy())
+        outcomes = dynamics.outcomes(states, all_of_them(states)).numpy()
         np.testing.assert_allclose(outcomes[np.arange(len(episode)), episode.actions], episode.states[1:], **CLOSE)

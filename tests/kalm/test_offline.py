@@ -1,7 +1,7 @@
 """Offline RL: one conformance test for all algorithms, reductions of their losses, and the batches they see."""
 
 from collections import Counter
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from lanes import assert_lanes_do_not_matter, decide, start
 from pydantic import ValidationError
 from torch import Tensor
-from torch.nn import functional as F
+from worlds import BOTH, CONTINUOUS, WORLDS, World
 
-from envs.clevr_robot import make
 from envs.clevr_robot.env import NUM_ACTIONS
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
@@ -21,25 +20,43 @@ from kalm.imagination import start_states
 from kalm.offline import ALGORITHMS, OfflineAlgorithm, OfflineData, PolicyAgent, PolicySettings
 from kalm.offline.cql import ConservativeQLearning
 from kalm.offline.iql import MAX_WEIGHT, ImplicitQLearning, expectile_loss
-from kalm.offline.policy import choose
 from kalm.trajectories import Trajectories
+from kalm.trajectory_lm import Scale
+from llm_agents.errors import UserError
 from llm_agents.goal_encoder import GoalEncoder
-from llm_agents.rollout import Case, Decision, rollout
+from llm_agents.rollout import Case, rollout
 from llm_agents.run import CorruptCheckpoint, Run
 from llm_agents.training import Batch, fit, load_weights
 
 TASK = ClevrRobotTask()
-# What is right to do depends on the goal alone, and the goals differ in who stands where.
-RIGHT = {"pair/left/red/blue": 3, "pair/left/blue/red": 17, "pair/behind/red/blue": 25, "pair/right/cyan/green": 38}
+# What is right to do depends on the goal alone. In CLEVR-Robot the goals differ in who stands where.
+RIGHT: dict[str, Any] = {
+    "pair/left/red/blue": 3,
+    "pair/left/blue/red": 17,
+    "pair/behind/red/blue": 25,
+    "pair/right/cyan/green": 38,
+    "left": [-1.0, 0.0],
+    "right": [1.0, 0.0],
+    "front": [0.0, -1.0],
+    "back": [0.0, 1.0],
+}
+KINDS = [("bc", "clevr"), ("cql", "clevr"), ("iql", "clevr"), ("bc", "point"), ("iql", "point")]
+EVERY = pytest.mark.parametrize(("name", "world"), KINDS, indirect=["world"])
+LEARNS_VALUES = pytest.mark.parametrize(("name", "world"), [k for k in KINDS if k[0] != "bc"], indirect=["world"])
 BRIEFLY = 20
 SETTINGS = PolicySettings(
     num_steps=200, batch_size=64, learning_rate=5e-3, hidden_size=128, num_layers=2, target_rate=0.05, token_dropout=0.1
 )
 
 
-def cases(count: int, first_seed: int) -> list[Case]:
+def names_in(world: World) -> list[str]:
+    """The algorithms that can do its actions."""
+    return [name for name, place in KINDS if WORLDS[place] is world]
+
+
+def cases(count: int, first_seed: int, world: World = WORLDS["clevr"]) -> list[Case]:
     """Cases for the four goals in turn, in any of their training wordings."""
-    goals = [TASK.goal_set.find(goal_id, "train") for goal_id in RIGHT]
+    goals = [goal for goal in world.task.goals("train") if goal.id in RIGHT]
     rng = np.random.default_rng(first_seed)
     return [
         Case(goal.id, goal.phrasings[rng.integers(len(goal.phrasings))], first_seed + index, "train")
@@ -48,19 +65,20 @@ def cases(count: int, first_seed: int) -> list[Case]:
 
 
 @pytest.fixture(scope="session")
-def logged() -> Trajectories:
+def logged(world: World) -> Trajectories:
     """Episodes of one step. From each start three take the right action, rewarded; two what other goals ask for."""
-    asked = cases(40, first_seed=0)
+    asked = cases(40, 0, world)
     episodes = []
-    for number, (case, state) in enumerate(zip(asked, start_states(make, asked), strict=True)):
+    goals = {case.goal_id for case in asked}
+    for number, (case, state) in enumerate(zip(asked, start_states(world.make, asked), strict=True)):
         right = RIGHT[case.goal_id]
-        wrong = [action for action in RIGHT.values() if action != right]
+        wrong = [RIGHT[goal] for goal in sorted(goals - {case.goal_id})]
         for action in (right, right, right, wrong[number % 3], wrong[(number + 1) % 3]):
             success = action == right
             episodes.append(
                 Episode(
                     goal_id=case.goal_id,
-                    family="pair",
+                    family="any",
                     split="train",
                     instruction=case.instruction,
                     states=np.stack([state, state]),
@@ -81,27 +99,22 @@ def data(encoder: GoalEncoder, logged: Trajectories) -> OfflineData:
     return OfflineData(encoder, logged, None, 0.0, SETTINGS.batch_size, seed=0)
 
 
-@pytest.fixture(params=sorted(ALGORITHMS))
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.fixture(scope="session")
-def make_algorithm(encoder, scale):
+def make_algorithm(world, encoder, scale):
     """A function that makes an untrained algorithm from its name and a seed."""
 
     def make_algorithm(name: str, seed: int = 0, settings: PolicySettings = SETTINGS) -> OfflineAlgorithm:
         torch.manual_seed(seed)
-        return ALGORITHMS[name](encoder.dim, scale, NUM_ACTIONS, settings)
+        return ALGORITHMS[name](encoder.dim, scale, world.actions, settings)
 
     return make_algorithm
 
 
 @pytest.fixture(scope="session")
-def trained(make_algorithm, data, tmp_path_factory) -> dict[str, tuple[OfflineAlgorithm, Run]]:
+def trained(world, make_algorithm, data, tmp_path_factory) -> dict[str, tuple[OfflineAlgorithm, Run]]:
     """Every algorithm, trained without an interruption, and its run."""
     found = {}
-    for name in ALGORITHMS:
+    for name in names_in(world):
         run = Run.create(tmp_path_factory.mktemp(name) / "run", "toy", {})
         found[name] = train(make_algorithm(name), data, run), run
     return found
@@ -127,15 +140,17 @@ def train(
 # Every algorithm
 
 
-def test_it_learns_what_each_goal_asks_for(trained, encoder, name):
+@EVERY
+def test_it_learns_what_each_goal_asks_for(world, trained, encoder, name):
     """From the starts it has seen, and for the most part from others."""
     for first_seed, least in ((0, 0.95), (1000, 0.8)):
-        asked = cases(40, first_seed)
-        actions = decide(PolicyAgent(trained[name][0], encoder, 0.0), asked)
+        asked = cases(40, first_seed, world)
+        actions = decide(PolicyAgent(trained[name][0], encoder, 0.0), asked, world.make)
         assert np.mean([action == RIGHT[case.goal_id] for case, action in zip(asked, actions, strict=True)]) >= least
 
 
-def test_interrupted_it_resumes_to_the_same_weights(make_algorithm, data, name, tmp_path):
+@EVERY
+def test_interrupted_it_resumes_to_the_same_weights(world, make_algorithm, data, name, tmp_path):
     whole, stopped = (Run.create(tmp_path / folder, "toy", {}) for folder in ("whole", "stopped"))
     train(make_algorithm(name), data, whole, BRIEFLY)
     for stop in (1, 13):
@@ -147,7 +162,8 @@ def test_interrupted_it_resumes_to_the_same_weights(make_algorithm, data, name, 
     assert all(torch.equal(tensors[key], expected[key]) for key in tensors)
 
 
-def test_its_weights_depend_on_the_seed_and_nothing_else(make_algorithm, data, name, tmp_path):
+@EVERY
+def test_its_weights_depend_on_the_seed_and_nothing_else(world, make_algorithm, data, name, tmp_path):
     weights = []
     for number, seed in enumerate((0, 0, 1)):
         algorithm = make_algorithm(name, seed)
@@ -158,7 +174,8 @@ def test_its_weights_depend_on_the_seed_and_nothing_else(make_algorithm, data, n
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_what_is_loaded_is_what_was_trained(trained, make_algorithm, data, name):
+@EVERY
+def test_what_is_loaded_is_what_was_trained(world, trained, make_algorithm, data, name):
     algorithm, run = trained[name]
     loaded = make_algorithm(name, seed=1)
     load_weights(loaded, run, "policy")
@@ -170,8 +187,9 @@ def test_what_is_loaded_is_what_was_trained(trained, make_algorithm, data, name)
         assert loaded.loss(batch)[0] == algorithm.loss(batch)[0]
 
 
-def test_weights_of_another_make_are_refused(trained, make_algorithm, name):
-    for other in set(ALGORITHMS) - {name}:
+@EVERY
+def test_weights_of_another_make_are_refused(world, trained, make_algorithm, name):
+    for other in set(names_in(world)) - {name}:
         with pytest.raises(CorruptCheckpoint, match="does not fit"):
             load_weights(make_algorithm(other), trained[name][1], "policy")
     wider = SETTINGS.model_copy(update={"hidden_size": 129})
@@ -179,24 +197,34 @@ def test_weights_of_another_make_are_refused(trained, make_algorithm, name):
         load_weights(make_algorithm(name, settings=wider), trained[name][1], "policy")
 
 
+@EVERY
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 100.0])
-def test_its_agent_acts_within_the_action_space(trained, encoder, name, temperature):
-    lanes = start(cases(40, first_seed=2000))
+def test_its_agent_acts_within_the_action_space(world, trained, encoder, name, temperature):
+    lanes = start(cases(40, 2000, world), world.make)
     actions = [decision.action for decision in PolicyAgent(trained[name][0], encoder, temperature).act(lanes)]
     assert all(lane.env.action_space.contains(action) for lane, action in zip(lanes, actions, strict=True))
-    assert len(set(actions)) <= 8 if temperature == 0 else len(set(actions)) >= 4
+    different = len(np.unique(actions, axis=0))
+    assert different <= 8 if temperature == 0 else different >= 4
 
 
+@EVERY
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
-def test_a_decision_depends_on_its_lane_alone(make_algorithm, encoder, name, temperature):
+def test_a_decision_depends_on_its_lane_alone(world, make_algorithm, encoder, name, temperature):
     agent = PolicyAgent(make_algorithm(name), encoder, temperature)
-    assert_lanes_do_not_matter(agent, cases(8, first_seed=3000))
+    assert_lanes_do_not_matter(agent, cases(8, 3000, world), world.make)
 
 
-def test_whole_episodes_do_not_depend_on_the_lanes(trained, encoder):
-    agent, asked = PolicyAgent(trained["bc"][0], encoder, 1.0), cases(4, first_seed=3000)
-    together = {e.seed: e.actions.tolist() for e in rollout(agent, make, asked)}
-    assert {e.seed: e.actions.tolist() for e in rollout(agent, make, asked, num_envs=1)} == together
+@BOTH
+def test_whole_episodes_do_not_depend_on_the_lanes(world, trained, encoder):
+    agent, asked = PolicyAgent(trained["bc"][0], encoder, 1.0), cases(4, 3000, world)
+    together = {e.seed: e.actions.tolist() for e in rollout(agent, world.make, asked)}
+    assert {e.seed: e.actions.tolist() for e in rollout(agent, world.make, asked, num_envs=1)} == together
+
+
+@CONTINUOUS
+def test_cql_refuses_continuous_actions_and_names_what_does_not(world, make_algorithm):
+    with pytest.raises(UserError, match=r"cql needs discrete actions.*bc or iql"):
+        make_algorithm("cql")
 
 
 def test_unknown_or_contradictory_settings_are_refused():
@@ -205,42 +233,21 @@ def test_unknown_or_contradictory_settings_are_refused():
             PolicySettings(**wrong)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_actions_are_as_frequent_as_their_probability(temperature):
-    logits = torch.tensor([1.0, -1.0, 0.0, 2.0])
-    count = 10_000
-    lanes = [SimpleNamespace(rng=np.random.default_rng(seed)) for seed in range(count)]
-    actions = [decision.action for decision in choose(logits.expand(count, -1), lanes, temperature)]
-    shares = np.bincount(actions, minlength=4) / count
-    expected = (logits / temperature).softmax(-1).numpy()
-    assert np.abs(shares - expected).max() < 4 * np.sqrt(0.25 / count)
-
-
-@given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=6), st.floats(1e-3, 1e3), st.integers(0, 2**31))
-def test_any_logits_give_an_action_that_is_possible(logits, temperature, seed):
-    rows = torch.tensor([logits])
-    for draw in (0.0, np.nextafter(1.0, 0.0), np.random.default_rng(seed).random()):
-        lane = SimpleNamespace(rng=SimpleNamespace(random=lambda draw=draw: draw))
-        (decision,) = choose(rows, [lane], temperature)
-        assert 0 <= decision.action < len(logits)
-        assert rows.double().div(temperature).softmax(-1)[0, decision.action] > 0
-    assert choose(rows, [None], 0.0) == [Decision(int(rows.argmax()))]
-
-
 # Losses
 
 
 @pytest.fixture
-def batch(encoder: GoalEncoder) -> Batch:
+def batch(world: World, encoder: GoalEncoder, scale: Scale) -> Batch:
     """Random transitions, half of them the last of an episode that reached its goal."""
     generator = torch.Generator().manual_seed(0)
+    size = (32, len(scale.state_mean))
     return {
-        "states": torch.rand(32, 10, generator=generator) - 0.5,
-        "next_states": torch.rand(32, 10, generator=generator) - 0.5,
-        "actions": torch.randint(NUM_ACTIONS, (32,), generator=generator),
+        "states": scale.state_mean + torch.rand(size, generator=generator) - 0.5,
+        "next_states": scale.state_mean + torch.rand(size, generator=generator) - 0.5,
+        "actions": world.random_actions(32),
         "rewards": torch.randn(32, generator=generator),
         "terminated": torch.arange(32) % 2 == 0,
-        "text": encoder.encode([case.instruction for case in cases(32, 0)]),
+        "text": encoder.encode([case.instruction for case in cases(32, 0, world)]),
     }
 
 
@@ -262,7 +269,8 @@ def at(values: Tensor, actions: Tensor) -> Tensor:
     return values[torch.arange(len(actions)), actions]
 
 
-def test_iql_without_temperature_clones_behaviour(make_random, batch):
+@BOTH
+def test_iql_without_temperature_clones_behaviour(world, make_random, batch):
     bc, iql = make_random("bc"), make_random("iql", inverse_temperature=0.0)
     iql.policy.load_state_dict(bc.policy.state_dict())
     assert iql.loss(batch)[1]["policy"] == pytest.approx(bc.loss(batch)[0].item(), rel=1e-6)
@@ -287,19 +295,26 @@ def test_the_expectile_loss_is_least_at_the_expectile(expectile):
     assert (expectile * above / ((1 - expectile) * below)).item() == pytest.approx(1.0, abs=0.01)
 
 
+@BOTH
 @torch.no_grad()
-def test_iql_by_hand(make_random, batch):
+def test_iql_by_hand(world, make_random, batch):
     iql: ImplicitQLearning = make_random("iql", inverse_temperature=30.0, expectile=0.8)
     states, text, actions = batch["states"], batch["text"], batch["actions"]
-    advantage = at(iql.target(states, text), actions) - iql.v_network(states, text)[:, 0]
+
+    def q_of(network) -> Tensor:
+        if actions.dtype == torch.int64:
+            return at(network(states, text), actions)
+        return network(states, text, actions)[:, 0]  # the box is from -1 to 1: no need to scale
+
+    advantage = q_of(iql.target) - iql.v_network(states, text)[:, 0]
     weight = (30.0 * advantage).exp().clamp(max=MAX_WEIGHT)
     assert (weight == MAX_WEIGHT).any()
     assert (advantage < 0).any()
     value = (torch.where(advantage > 0, 0.8, 0.2) * advantage**2).mean()
     next_value = iql.v_network(batch["next_states"], text)[:, 0]
     target = batch["rewards"] + 0.95 * torch.where(batch["terminated"], 0.0, next_value)
-    q = (at(iql.q_network(states, text), actions) - target).square().mean()
-    policy = -(weight * at(F.log_softmax(iql.policy(states, text), -1), actions)).mean()
+    q = (q_of(iql.q_network) - target).square().mean()
+    policy = -(weight * world.actions.log_probs(iql.policy(states, text), actions)).mean()
     loss, metrics = iql.loss(batch)
     assert metrics == pytest.approx({"value": value.item(), "q": q.item(), "policy": policy.item()}, rel=1e-4)
     assert loss.item() == pytest.approx((value + q + policy).item(), rel=1e-4)
@@ -312,7 +327,8 @@ def gradients(algorithm: OfflineAlgorithm, batch: Batch) -> dict[str, list[Tenso
     return {key: [p.grad.clone() for p in m.parameters() if p.grad is not None] for key, m in networks}
 
 
-def test_each_network_of_iql_is_trained_by_its_own_loss(make_random, batch):
+@BOTH
+def test_each_network_of_iql_is_trained_by_its_own_loss(world, make_random, batch):
     """Rewards teach the Q network and nothing else at once; no gradient reaches the target."""
     iql = make_random("iql")
     before = gradients(iql, batch)
@@ -347,9 +363,9 @@ def test_cqls_conservative_term_by_hand(make_random, batch):
     assert (cql.loss(batch)[0] - plain.loss(batch)[0]).item() == pytest.approx(2 * gap.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["cql", "iql"])
+@LEARNS_VALUES
 @torch.no_grad()
-def test_the_next_state_counts_exactly_where_the_episode_goes_on(make_random, batch, name):
+def test_the_next_state_counts_exactly_where_the_episode_goes_on(world, make_random, batch, name):
     """Where it terminated nothing follows; where it was merely truncated the state still has its value."""
     algorithm = make_random(name)
 
@@ -363,9 +379,9 @@ def test_the_next_state_counts_exactly_where_the_episode_goes_on(make_random, ba
         assert td_error(torch.arange(32) == row) != td_error(nowhere)
 
 
-@pytest.mark.parametrize("name", ["cql", "iql"])
+@LEARNS_VALUES
 @torch.no_grad()
-def test_the_target_follows_at_its_rate(make_random, name):
+def test_the_target_follows_at_its_rate(world, make_random, name):
     algorithm = make_random(name, target_rate=0.25)
     online = algorithm.policy if name == "cql" else algorithm.q_network
     expected = [

@@ -44,6 +44,24 @@ evaluation: {num_episodes: 4, num_validation: 4}
 """
 
 
+CONTINUOUS = """
+recipe: kalm
+environment: point_mass:PointMass-v0
+num_workers: 1
+action_bins: 11
+data: {num_rollouts: 200, num_play: 20}
+language_model: {hidden_size: 32, num_layers: 1, num_heads: 2}
+grounding: {num_steps: 250, batch_size: 32, max_steps: 4}
+mlp_dynamics: {num_steps: 200, hidden_size: 64}
+imagination: {num_rephrase: 16, num_easy: 16, num_hard: 16}
+generation: {num_samples: 4, max_steps: 12}
+search: {max_steps: 20, proposals: {num_candidates: 16}}
+verification: {num_replayed: 16, min_replay_success: 0.0, max_disagreement: 2.0, disagreement_unit: step}
+policy: {algorithm: iql, num_steps: 150, batch_size: 64, hidden_size: 64, num_layers: 2, learning_rate: 3.0e-3}
+evaluation: {num_episodes: 12, num_validation: 4}
+"""
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("configs") / "micro.yaml"
@@ -133,6 +151,47 @@ def test_a_checkpoint_cut_short_is_named(folder, capsys):
     error = capsys.readouterr().err
     assert "policy_real.safetensors" in error
     assert "Traceback" not in error
+
+
+def test_the_same_recipe_runs_with_continuous_actions(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    path, folder = tmp_path / "point.yaml", tmp_path / "run"
+    path.write_text(CONTINUOUS)
+    assert main(["train", str(path), "--run", str(folder)]) == 0
+    run = Run.open(folder)
+    gates = {way: run.once(f"gate_{way}", dict)["train"] for way in ("search", "search_mlp")}
+    assert all(gate["replay_success"] >= 0.5 for gate in gates.values())
+    for way in ("search", "search_mlp"):
+        assert {episode.actions.shape[1:] for episode in run.episodes(f"imagined_{way}").read()} == {(2,)}
+    results = evaluate(folder, "--split", "hard", "--agents", "random", "expert", "lm", "real", "real+oracle")["agents"]
+    assert results["expert"]["success_rate"] == 1
+    assert results["real+oracle"]["success_rate"] > results["random"]["success_rate"]
+
+
+def test_cql_with_continuous_actions_is_refused_before_anything_is_collected(tmp_path, capsys):
+    path, folder = tmp_path / "point.yaml", tmp_path / "run"
+    path.write_text(CONTINUOUS)
+    assert main(["train", str(path), "--run", str(folder), "--policy.algorithm", "cql"]) == 2
+    assert "bc or iql" in capsys.readouterr().err
+    assert not (folder / "episodes").exists()
+
+
+def test_a_way_of_which_nothing_passes_loses_its_row_and_no_more(config, tmp_path, capsys):
+    """Nothing that is sampled agrees with the dynamics to the millimetre; greedy rollouts are all kept."""
+    overrides = ["--verification.max_disagreement", "1e-9", "--imagination.ways", "[sample, greedy]"]
+    folder = tmp_path / "run"
+    for resume in ([], ["--resume"]):
+        assert main(["train", str(config), "--run", str(folder), *([] if resume else overrides), *resume]) == 0
+    assert "sample: nothing passed verification" in capsys.readouterr().out
+    agents = evaluate(folder, "--split", "easy")["agents"]
+    assert "real+greedy" in agents
+    assert "real+sample" not in agents
+
+
+def test_a_run_of_which_nothing_passes_in_any_way_stops(config, tmp_path, capsys):
+    overrides = ["--verification.max_disagreement", "1e-9", "--imagination.ways", "[sample]"]
+    assert main(["train", str(config), "--run", str(tmp_path / "run"), *overrides]) == 2
+    assert "in any way" in capsys.readouterr().err
 
 
 def test_imagination_below_the_floor_stops_the_run(config, tmp_path, capsys):

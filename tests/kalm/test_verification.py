@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_imagination import Pushes
+from test_imagination import ACTIONS, Pushes, unasked
 
 from envs.clevr_robot import make
 from envs.clevr_robot.task import ClevrRobotTask
@@ -17,6 +17,7 @@ from llm_agents.errors import UserError
 
 TASK = ClevrRobotTask()
 SETTINGS = VerificationSettings(max_disagreement=0.1)
+STEP_STD = torch.full((10,), 0.5)
 SPOILED = 3  # of the rollouts, the one that is tampered with
 
 
@@ -24,14 +25,14 @@ SPOILED = 3  # of the rollouts, the one that is tampered with
 def good() -> list[Episode]:
     """Imagined rollouts that succeed, in dynamics without an error."""
     cases = training_cases(TASK, "gate", 30, seed=0)
-    episodes = search(Pushes(), TASK, cases, start_states(make, cases), SearchSettings(max_steps=12))
+    episodes = search(Pushes(), TASK, ACTIONS, unasked, cases, start_states(make, cases), SearchSettings(max_steps=12))
     long = [episode for episode in episodes if episode.success and len(episode) > 2]
     assert len(long) >= 8
     return long[:8]
 
 
 def judge(episodes: list[Episode]) -> dict[str, list[bool]]:
-    verdict = verify(episodes, TASK, Pushes(), SETTINGS)
+    verdict = verify(episodes, TASK, Pushes(), STEP_STD, SETTINGS)
     return {name: getattr(verdict, name).tolist() for name in ("plausible", "consistent", "success", "kept")}
 
 
@@ -73,8 +74,8 @@ def test_a_plausible_state_that_the_dynamics_do_not_lead_to_is_rejected(good):
                 states = moved(episode, step, by, ball)
                 plausible = TASK.plausible(states[:-1], episode.actions, states[1:]).all()
                 ends = TASK.achieved(TASK.goal_set.find(episode.goal_id), states)[-1]
-                error = Pushes().outcomes(torch.from_numpy(states[:-1])).numpy()
-                error = np.abs(error[np.arange(len(episode)), episode.actions] - states[1:]).max()
+                predicted = Pushes().predict(torch.from_numpy(states[:-1]), torch.tensor(episode.actions))
+                error = np.abs(predicted.numpy() - states[1:]).max()
                 if not plausible or not ends or (error > SETTINGS.max_disagreement) != rejected:
                     continue  # a push of the moved ball, or of one beside it, leads somewhere else
                 tried += 1
@@ -82,6 +83,21 @@ def test_a_plausible_state_that_the_dynamics_do_not_lead_to_is_rejected(good):
                 assert verdict["plausible"] == [True] * 8
                 assert verdict["consistent"] == verdict["kept"] == all_but_one(rejected)
     assert tried > 10
+
+
+def test_disagreement_may_be_measured_in_steps(good):
+    """What is 0.12 off is 0.24 deviations off where the deviation is half a unit, number by number."""
+    spoilt = moved(good[SPOILED], len(good[SPOILED]), 0.12, ball=4)
+    for settings, std, kept in (
+        (VerificationSettings(max_disagreement=0.25, disagreement_unit="step"), 0.5, True),
+        (VerificationSettings(max_disagreement=0.2, disagreement_unit="step"), 0.5, False),
+        (VerificationSettings(max_disagreement=0.2, disagreement_unit="step"), 1.0, True),
+        (VerificationSettings(max_disagreement=0.2), 0.5, True),
+    ):
+        step_std = STEP_STD.clone()
+        step_std[8] = std
+        verdict = verify(spoiled(good, states=spoilt), TASK, Pushes(), step_std, settings)
+        assert verdict.consistent.tolist() == all_but_one(rejected=not kept)
 
 
 def test_an_action_that_the_dynamics_do_not_know_like_this_is_rejected(good):
@@ -142,7 +158,7 @@ def test_a_replay_that_reaches_the_goal_early_counts(episodes):
 
 def test_rates_of_the_verifier_by_hand(good):
     kept = [True, True, True, False, True, True, False, True]
-    verdict = dataclasses.replace(verify(good, TASK, Pushes(), SETTINGS), plausible=np.array(kept))
+    verdict = dataclasses.replace(verify(good, TASK, Pushes(), STEP_STD, SETTINGS), plausible=np.array(kept))
     sample = np.array([7, 3, 0, 6, 1])  # kept: yes, no, yes, no, yes
     replays = [Replay(True, 0.1), Replay(True, 0.2), Replay(False, 0.3), Replay(False, 0.4), Replay(True, 0.5)]
     row = verdict_row(verdict, sample, replays)
