@@ -153,6 +153,12 @@ class EpisodeStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         return Journal(self._path(number).with_suffix(".journal"))
 
+    def identities(self, number: int) -> list[tuple[str, str, int]]:
+        """Goal id, split and seed of each episode in the file of that number."""
+        columns = ["goal_id", "split", "seed"]
+        table = _read(self._path(number), functools.partial(pq.read_table, columns=columns))
+        return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
+
     def dataset(self, source: Source | None = None, split: Split | None = None) -> Dataset:
         """The episodes as a memory-mapped `datasets.Dataset`, whole or of one source or split.
 

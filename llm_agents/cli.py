@@ -27,6 +27,7 @@ Train agents that reach goals given in natural language, and judge them on goals
 
   llm-agents doctor                                    is everything in place?
   llm-agents envs                                      what can be trained in?
+  llm-agents collect configs/collect/clevr_robot.yaml  play episodes into a store
   llm-agents train configs/kalm/clevr_robot.yaml       train, evaluate, write a report
   llm-agents evaluate runs/kalm-clevr_robot-1          success rates on unseen goals
 """
@@ -111,20 +112,10 @@ def report(options: Namespace) -> int:
 
 def list_envs(options: Namespace) -> int:
     """A table of the installed environments; one that cannot be made says why."""
-    from rich.table import Table
-
-    from envs.goals import SPLITS
     from llm_agents.console import wide_console
-    from llm_agents.environments import list_environments
+    from llm_agents.environments import environments_table
 
-    table = Table("environment", "actions", "horizon", *[f"{split} goals" for split in SPLITS])
-    broken = {}
-    for env_id in list_environments():
-        try:
-            table.add_row(*_env_row(env_id))
-        except Exception as error:  # whatever another package's code raises, the others are listed
-            table.add_row(env_id, "see below")
-            broken[env_id] = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    table, broken = environments_table()
     wide_console().print(table)
     for env_id, reason in broken.items():
         print(f"{env_id} cannot be used: {reason}")
@@ -148,6 +139,20 @@ def check_env(options: Namespace) -> int:
         f"{options.id}: ok\n{speed.steps_per_s:,.0f} steps/s and {speed.resets_per_s:,.0f} resets/s "
         "in one process, with texts, under random actions"
     )
+    return 0
+
+
+def collect(options: Namespace) -> int:
+    """Play episodes into a store, from the start or from where that was stopped."""
+    from llm_agents.collect import CollectSettings, counts_table, run_collection
+    from llm_agents.config import parse_config, read_yaml
+    from llm_agents.console import wide_console
+
+    options.stopped = "stopped; the same command goes on where it was"
+    settings = parse_config(CollectSettings, read_yaml(options.config), options.config, options.overrides)
+    store = run_collection(settings, shlex.join(["llm-agents", *options.arguments]))
+    wide_console().print(counts_table(store))
+    print(f"episodes: {store.folder}")
     return 0
 
 
@@ -178,9 +183,11 @@ def _parse(arguments: list[str], options: Namespace) -> None:
     """Read the command line into ``options``."""
     parser = _Parser("llm-agents", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_train, _add_evaluate, _add_compare, _add_report, _add_envs, _add_doctor, _add_encoder):
+    adders = (_add_train, _add_evaluate, _add_compare, _add_report, _add_envs, _add_collect, _add_doctor, _add_encoder)
+    for add in adders:
         add(commands)
-    own, overrides = _split_overrides(arguments) if arguments[:1] == ["train"] else (arguments, [])
+    takes_overrides = arguments[:1] in (["train"], ["collect"])
+    own, overrides = _split_overrides(arguments) if takes_overrides else (arguments, [])
     _, rest = parser.parse_known_args(own, options)
     if rest:
         raise UserError(_unknown_argument(rest[0], options.parser))
@@ -248,6 +255,19 @@ def _add_envs(commands: Any) -> None:
     checks = parser.add_subparsers(title="commands", metavar="[COMMAND]")
     check = _add_command(checks, "check", check_env, "check that an environment keeps the contract")
     check.add_argument("id", metavar="ID", help="such as ClevrRobot-v0, or module:Name-v0")
+
+
+def _add_collect(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "collect",
+        collect,
+        "play episodes into a store that can be learned from and shared",
+        usage="llm-agents collect CONFIG [--field VALUE ...]",
+        epilog="Any field of the config can be changed: --num_episodes 100 --out runs/episodes.\n"
+        "Whatever stops it, the same command goes on where it was.",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/collect/clevr_robot.yaml")
 
 
 def _add_doctor(commands: Any) -> None:
@@ -366,18 +386,6 @@ def _panels(options: Namespace, recipe: Recipe, config: Settings) -> dict[str, P
         columns = recipe.columns(config)
     size = 200 if options.episodes is None else options.episodes
     return make_panels(task, columns, size, options.seed or 0)
-
-
-def _env_row(env_id: str) -> list[str]:
-    """A row of the table of environments."""
-    from envs.goals import SPLITS
-    from llm_agents.environments import action_kind, make_environment
-
-    env = make_environment(env_id)
-    horizons = {env.task.horizon(goal) for split in SPLITS for goal in env.task.goals(split)}
-    horizon = str(max(horizons)) if len(horizons) == 1 else f"{min(horizons)} to {max(horizons)}"
-    counts = [str(len(env.task.goals(split))) for split in SPLITS]
-    return [env_id, action_kind(env.action_space), horizon, *counts]
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, S
     Raises:
         UserError: the file cannot be read, or something in it or in the overrides is unknown, missing or ill-typed.
     """
-    data = _read_yaml(Path(path))
+    data = read_yaml(path)
     name = data.pop("recipe", None)
     if not isinstance(name, str):
         raise UserError(f"{path} names no recipe: it needs a line such as 'recipe: {(list_recipes() or ['kalm'])[0]}'")
@@ -100,9 +100,14 @@ def differences(config: Settings, other: Settings) -> dict[str, tuple[Any, Any]]
     return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise UserError(f"config {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -13,8 +13,9 @@ from typing import Any
 
 import gymnasium
 from gymnasium import spaces
+from rich.table import Table
 
-from envs.goals import unknown
+from envs.goals import SPLITS, unknown
 from envs.language import LanguageEnv
 from llm_agents.errors import UserError
 
@@ -47,6 +48,26 @@ def make_environment(env_id: str, **options: Any) -> LanguageEnv:
     if not isinstance(env, LanguageEnv):
         raise UserError(f"environment {full_id} is a {type(env).__name__}, expected a LanguageEnv: it has no goals")
     return env
+
+
+def environments_table() -> tuple[Table, dict[str, str]]:
+    """The installed environments with their actions and goals, and for those that cannot be made, why."""
+    table = Table("environment", "actions", "horizon", *[f"{split} goals" for split in SPLITS])
+    broken = {}
+    for env_id in list_environments():
+        try:
+            table.add_row(*_row(env_id))
+        except Exception as error:  # whatever another package's code raises, the others are listed
+            table.add_row(env_id, "see below")
+            broken[env_id] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return table, broken
+
+
+def _row(env_id: str) -> list[str]:
+    env = make_environment(env_id)
+    horizons = {env.task.horizon(goal) for split in SPLITS for goal in env.task.goals(split)}
+    horizon = str(max(horizons)) if len(horizons) == 1 else f"{min(horizons)} to {max(horizons)}"
+    return [env_id, action_kind(env.action_space), horizon, *(str(len(env.task.goals(split))) for split in SPLITS)]
 
 
 def action_kind(space: gymnasium.Space) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -36,7 +37,14 @@ class Panel:
         return len(self.cases)
 
 
-def make_panel(task: LanguageTask, split: Split, size: int, seed: int = 0, wordings: Wordings = "all") -> Panel:
+def make_panel(
+    task: LanguageTask,
+    split: Split,
+    size: int,
+    seed: int = 0,
+    wordings: Wordings = "all",
+    kind: str | None = None,
+) -> Panel:
     """A panel that depends on nothing but its arguments.
 
     Families come in turn, so that each has the same weight; within a family goals come in a shuffled order that
@@ -44,6 +52,7 @@ def make_panel(task: LanguageTask, split: Split, size: int, seed: int = 0, wordi
 
     Args:
         wordings: which phrasings of a goal to use, see `phrasings`.
+        kind: only wordings of this kind, see `LanguageTask.wording_kind`.
 
     Raises:
         UserError: no case was asked for, or the task has no goal or no such wording for one.
@@ -51,22 +60,42 @@ def make_panel(task: LanguageTask, split: Split, size: int, seed: int = 0, wordi
     """
     if size < 1 or seed < 0:
         raise UserError(f"a panel has at least 1 episode and a seed of at least 0, got {size} and {seed}")
-    rng = np.random.default_rng([seed, size])
-    families: dict[str, list[Goal]] = defaultdict(list)
+    goals = draw_goals(task, split, np.random.default_rng([seed, size]), wordings, kind)
+    return Panel(
+        tuple(
+            Case(goal.id, words, _first_start(seed) + index, split)
+            for index, (goal, words) in enumerate(islice(goals, size))
+        )
+    )
+
+
+def draw_goals(
+    task: LanguageTask,
+    split: Split,
+    rng: np.random.Generator,
+    wordings: Wordings = "all",
+    kind: str | None = None,
+) -> Iterator[tuple[Goal, str]]:
+    """Goals of a split, each in one of its wordings, without end: families in turn, see `make_panel`.
+
+    Raises:
+        UserError: the task has no goal in the split, or no such wording for one.
+        UnknownGoal: an unknown split.
+    """
+    families: dict[str, list[tuple[Goal, Sequence[str]]]] = defaultdict(list)
     for goal in task.goals(split):
-        families[goal.family].append(goal)
+        said = [words for words in phrasings(goal, wordings) if kind is None or task.wording_kind(words) == kind]
+        if said:
+            families[goal.family].append((goal, said))
     if not families:
-        raise UserError(f"{type(task).__name__} has no goal in split {split!r}")
-    orders: dict[str, list[Goal]] = {name: [] for name in families}
-    cases = []
-    for index, name in enumerate(islice(cycle(sorted(families)), size)):
+        of_kind = "" if kind is None else f" with a wording of the kind {kind!r}"
+        raise UserError(f"{type(task).__name__} has no goal in split {split!r}{of_kind}")
+    orders: dict[str, list[tuple[Goal, Sequence[str]]]] = {name: [] for name in families}
+    for name in cycle(sorted(families)):
         if not orders[name]:
             orders[name] = [families[name][i] for i in rng.permutation(len(families[name]))]
-        goal = orders[name].pop()
-        words = phrasings(goal, wordings)
-        instruction = words[rng.integers(len(words))]
-        cases.append(Case(goal.id, instruction, _first_start(seed) + index, split))
-    return Panel(tuple(cases))
+        goal, said = orders[name].pop()
+        yield goal, said[rng.integers(len(said))]
 
 
 def phrasings(goal: Goal, wordings: Wordings) -> tuple[str, ...]:

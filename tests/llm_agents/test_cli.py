@@ -39,11 +39,11 @@ def test_help_is_fast():
         [sys.executable, "-m", "llm_agents.cli", "--help"], capture_output=True, text=True, check=True
     )
     assert time.monotonic() - start < 1
-    for command in ("train", "evaluate", "report", "envs", "doctor", "encoder"):
+    for command in ("train", "evaluate", "report", "envs", "collect", "doctor", "encoder"):
         assert f"\n    {command} " in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "report", "envs", "doctor", "encoder"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "report", "envs", "collect", "doctor", "encoder"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit) as exited:
         cli.main([command, "--help"])
