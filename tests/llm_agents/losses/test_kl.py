@@ -62,6 +62,11 @@ def test_k2_and_k3_are_never_negative_and_zero_for_the_reference():
         assert not kl_estimate(REFERENCE, REFERENCE, ALL, estimator).any()
 
 
+def test_what_is_watched_does_not_depend_on_the_estimator_of_the_loss():
+    watched = {kl_loss(LOGITS.log_softmax(-1), REFERENCE, ALL, name)[1]["policy/reference_kl"] for name in ("k1", "k2")}
+    assert watched == {kl_estimate(LOGITS.log_softmax(-1), REFERENCE, ALL, "k3").float().mean().item()}
+
+
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_a_token_the_policy_has_all_but_forgotten_stays_finite(estimator):
     log_probs = torch.tensor([-500.0], requires_grad=True)

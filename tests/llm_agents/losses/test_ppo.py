@@ -167,9 +167,10 @@ def test_tensors_that_would_be_broadcast_are_refused():
 def test_without_clipping_the_value_loss_is_half_the_squared_error():
     values, returns = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     weights = token_weights(torch.ones(6, dtype=torch.bool), "token_mean")
-    loss, metrics = value_loss(values, values - 1, returns, weights)
+    loss, metrics = value_loss(values, torch.zeros(6), returns, weights)
     assert_close(loss, 0.5 * torch.nn.functional.mse_loss(values, returns))
     assert metrics["value/clip_fraction"] == 0
+    assert metrics["value/explained_variance"] == 0  # of the old values, which are constant
 
 
 def test_a_value_that_moved_beyond_the_clip_has_no_gradient():

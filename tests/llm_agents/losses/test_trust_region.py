@@ -86,6 +86,19 @@ def test_a_trpo_step_gains_within_the_trust_region(max_kl):
     assert 0 < metrics["policy/step_share"] <= 1
 
 
+def test_a_step_that_leaves_the_trust_region_is_shortened():
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def kl() -> Tensor:
+        """To second order the step is right; the fourth order doubles the divergence there."""
+        return (weight**2 + 100 * weight**4).sum()
+
+    metrics = trpo_step([weight], weight.sum, kl, max_kl=0.01, damping=0.0)
+    assert weight.item() == pytest.approx(0.1 * metrics["policy/step_share"])
+    assert metrics["policy/step_share"] == pytest.approx(0.8**2)  # 0.8 of it would still diverge by 0.0105
+    assert metrics["policy/kl"] == kl().item() <= 0.01
+
+
 def test_trpo_solves_a_bandit_in_a_network():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4))
