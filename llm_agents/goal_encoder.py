@@ -32,6 +32,13 @@ BATCH_SIZE = 256
 MAX_TOKENS = 64
 
 
+class PackedFeatures(NamedTuple):
+    """Features of the tokens of N texts one after the other, (T, E), and how many tokens each text has, (N,)."""
+
+    features: Tensor
+    lengths: Tensor
+
+
 class TokenFeatures(NamedTuple):
     """Features of each token and which positions hold one: (N, L, E) and (N, L) bool, padded on the right."""
 
@@ -154,14 +161,20 @@ class GoalEncoder(nn.Module):
             self._add(new)
         return torch.tensor([self._rows[text] for text in texts], device=self.device)
 
+    def packed(self, rows: Tensor) -> PackedFeatures:
+        """Token features of cached texts by row, (N,), without padding: most texts are far shorter than the longest."""
+        lengths = self._lengths[rows]
+        shift = self._starts[rows] - (lengths.cumsum(0) - lengths)
+        index = torch.arange(int(lengths.sum()), device=self.device) + shift.repeat_interleave(lengths)
+        return PackedFeatures(self._tokens[index].float(), lengths)
+
     def features(self, rows: Tensor) -> TokenFeatures:
         """Token features of cached texts by row, (N,) -> (N, L, E)."""
-        lengths = self._lengths[rows]
-        positions = torch.arange(int(lengths.max()), device=self.device)
-        mask = positions < lengths[:, None]
-        index = self._starts[rows, None] + positions
-        features = self._tokens[index.clamp_max(len(self._tokens) - 1)].float()
-        return TokenFeatures(features * mask[..., None], mask)
+        packed = self.packed(rows)
+        mask = torch.arange(int(packed.lengths.max()), device=self.device) < packed.lengths[:, None]
+        features = packed.features.new_zeros(*mask.shape, self.dim)
+        features[mask] = packed.features
+        return TokenFeatures(features, mask)
 
     def save_cache(self, path: str | Path) -> None:
         """Write all cached features to a safetensors file."""

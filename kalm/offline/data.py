@@ -56,7 +56,7 @@ class OfflineData:
             )
             parts.append(self._sources[1].take(index))
         batch: Batch = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        batch["text"] = self._encoder.features(batch.pop("text_rows"))
+        batch["text"] = self._encoder.packed(batch.pop("text_rows"))
         return batch
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kalm.trajectory_lm import Scale
-from llm_agents.goal_encoder import TokenFeatures
+from llm_agents.goal_encoder import PackedFeatures
 
 
 class AttentionPooling(nn.Module):
-    """A text's token features (N, L, E) as one vector (N, num_queries * value_size), by learned queries.
+    """The token features of N texts as one vector each, (N, num_queries * value_size), by learned queries.
 
     Trained with the policy, it can tell *which* ball is to go *where*, which the mean of the features cannot.
     """
@@ -23,14 +24,37 @@ class AttentionPooling(nn.Module):
         self.queries = nn.Parameter(torch.randn(num_queries, key_size))
         self.output_size = num_queries * value_size
 
-    def forward(self, text: TokenFeatures) -> Tensor:
-        scores = self.to_key(text.features) @ self.queries.T  # (N, L, Q)
+    def forward(self, text: PackedFeatures) -> Tensor:
+        scores, values = self._scores_and_values(text.features)
         if self.training and self.token_dropout:
             # Tokens that are sometimes missing cannot be relied on one by one: a word never seen does less harm.
-            dropped = torch.rand(text.mask.shape, device=scores.device) < self.token_dropout
-            scores = scores.masked_fill(dropped[..., None], -1e4)
-        scores = scores.masked_fill(~text.mask[..., None], float("-inf"))
-        return (scores.softmax(1).transpose(1, 2) @ self.to_value(text.features)).flatten(1)
+            dropped = torch.rand(len(scores), 1, device=scores.device) < self.token_dropout
+            scores = scores.masked_fill(dropped, -1e4)
+        weights = softmax_by_text(scores, text.lengths)
+        weighted = weights[:, :, None] * values[:, None]  # (T, Q, V)
+        return sum_by_text(weighted.flatten(1), text.lengths)
+
+    def _scores_and_values(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Every query's score of every token (T, Q) and every token's value (T, V), both linear: in one product."""
+        weight = torch.cat([self.queries @ self.to_key.weight, self.to_value.weight])
+        bias = torch.cat([self.queries @ self.to_key.bias, self.to_value.bias])
+        return functional.linear(features, weight, bias).split([len(self.queries), self.to_value.out_features], -1)
+
+
+def softmax_by_text(scores: Tensor, lengths: Tensor) -> Tensor:
+    """The softmax of packed scores (T, Q) over the tokens of each text."""
+    text_of = torch.arange(len(lengths), device=scores.device).repeat_interleave(lengths)
+    constant = scores.detach()
+    highest = constant.new_full((len(lengths), scores.shape[1]), float("-inf"))
+    highest = highest.scatter_reduce(0, text_of[:, None].expand_as(scores), constant, "amax")
+    exponentials = (scores - highest[text_of]).exp()
+    return exponentials / sum_by_text(exponentials, lengths)[text_of]
+
+
+def sum_by_text(values: Tensor, lengths: Tensor) -> Tensor:
+    """The sums of packed values (T, K) over the tokens of each text, (N, K)."""
+    text_of = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths)
+    return values.new_zeros(len(lengths), values.shape[1]).index_add(0, text_of, values)
 
 
 class GoalConditionedMLP(nn.Module):
@@ -57,6 +81,6 @@ class GoalConditionedMLP(nn.Module):
             layers += [nn.Linear(width, width), nn.SiLU()]
         self.trunk = nn.Sequential(*layers, nn.Linear(width, num_outputs))
 
-    def forward(self, states: Tensor, text: TokenFeatures, *inputs: Tensor) -> Tensor:
+    def forward(self, states: Tensor, text: PackedFeatures, *inputs: Tensor) -> Tensor:
         scaled = (states - self.state_mean) / self.state_std
         return self.trunk(torch.cat([scaled, self.pooling(text), *inputs], -1))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kalm.action_space import ActionSpace
 from kalm.offline.networks import GoalConditionedMLP
 from kalm.trajectory_lm import Scale
-from llm_agents.goal_encoder import GoalEncoder, TokenFeatures
+from llm_agents.goal_encoder import GoalEncoder, PackedFeatures
 from llm_agents.rollout import Decision, Lane
 from llm_agents.training import Batch, OptimizerSettings
 
@@ -59,7 +59,7 @@ class OfflineAlgorithm(nn.Module):
     """A policy and all that is trained beside it.
 
     A batch holds ``states`` (N, D), ``actions`` (N, ...), ``rewards`` (N,), ``next_states`` (N, D), ``terminated``
-    (N,) and ``text``, the `TokenFeatures` of the N instructions.
+    (N,) and ``text``, the `PackedFeatures` of the N instructions.
     """
 
     @classmethod
@@ -87,7 +87,7 @@ class OfflineAlgorithm(nn.Module):
     def after_step(self) -> None:
         """Called after each optimizer step."""
 
-    def preferences(self, states: Tensor, text: TokenFeatures) -> Tensor:
+    def preferences(self, states: Tensor, text: PackedFeatures) -> Tensor:
         """How much each action is preferred, (N, L): logits or Q-values."""
         return self.policy(states, text)
 
@@ -107,7 +107,7 @@ class PolicyAgent:
     @torch.inference_mode()
     def act(self, lanes: Sequence[Lane]) -> list[Decision]:
         states = torch.stack([torch.from_numpy(lane.state) for lane in lanes])
-        text = self._encoder.encode([lane.instruction for lane in lanes])
+        text = self._encoder.packed(self._encoder.rows([lane.instruction for lane in lanes]))
         preferences = self._algorithm.preferences(states, text)
         actions = self._algorithm.actions.decide(preferences, [lane.rng for lane in lanes], self._temperature)
         return [Decision(action) for action in actions]

@@ -20,10 +20,11 @@ from kalm.imagination import start_states
 from kalm.offline import ALGORITHMS, OfflineAlgorithm, OfflineData, PolicyAgent, PolicySettings
 from kalm.offline.cql import ConservativeQLearning
 from kalm.offline.iql import MAX_WEIGHT, ImplicitQLearning, expectile_loss
+from kalm.offline.networks import AttentionPooling
 from kalm.trajectories import Trajectories
 from kalm.trajectory_lm import Scale
 from llm_agents.errors import UserError
-from llm_agents.goal_encoder import GoalEncoder
+from llm_agents.goal_encoder import GoalEncoder, PackedFeatures
 from llm_agents.rollout import Case, rollout
 from llm_agents.run import CorruptCheckpoint, Run
 from llm_agents.training import Batch, fit, load_weights
@@ -247,7 +248,7 @@ def batch(world: World, encoder: GoalEncoder, scale: Scale) -> Batch:
         "actions": world.random_actions(32),
         "rewards": torch.randn(32, generator=generator),
         "terminated": torch.arange(32) % 2 == 0,
-        "text": encoder.encode([case.instruction for case in cases(32, 0, world)]),
+        "text": encoder.packed(encoder.rows([case.instruction for case in cases(32, 0, world)])),
     }
 
 
@@ -453,6 +454,18 @@ def test_the_share_of_imagined_rows_is_exact(encoder, share, batch_size):
         assert (states[:, 0] >= 100).sum() == round(share * batch_size)
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 1000))
+def test_attention_pooling_attends_to_each_text_alone(lengths, seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        pooling = AttentionPooling(5, num_queries=3, key_size=4, value_size=2).eval()
+        texts = [torch.randn(length, 5) for length in lengths]
+    pooled = pooling(PackedFeatures(torch.cat(texts), torch.tensor(lengths)))
+    for found, text in zip(pooled, texts, strict=True):
+        attention = (pooling.to_key(text) @ pooling.queries.T).softmax(0)
+        torch.testing.assert_close(found, (attention.T @ pooling.to_value(text)).flatten(), rtol=1e-4, atol=1e-5)
+
+
 def test_without_imagined_data_every_row_is_real(encoder):
     batch = offline_data(encoder, 0.5, imagined=None).batch(0)
     assert len(batch["states"]) == 64
@@ -466,9 +479,9 @@ def test_a_row_is_one_transition_with_all_that_belongs_to_it(encoder):
     for step in range(10):
         batch = data.batch(step)
         numbers, steps = batch["states"][:, 0].int().tolist(), batch["states"][:, 1].int().tolist()
-        expected_text = encoder.encode([by_number[number].instruction for number in numbers])
+        expected_text = encoder.packed(encoder.rows([by_number[number].instruction for number in numbers]))
         assert torch.equal(batch["text"].features, expected_text.features)
-        assert torch.equal(batch["text"].mask, expected_text.mask)
+        assert torch.equal(batch["text"].lengths, expected_text.lengths)
         for row, (number, t) in enumerate(zip(numbers, steps, strict=True)):
             e = by_number[number]
             assert batch["states"][row].tolist() == e.states[t].tolist()

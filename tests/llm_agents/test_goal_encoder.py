@@ -90,6 +90,14 @@ def test_many_texts_are_encoded_in_batches(encoder, monkeypatch):
         torch.testing.assert_close(row, alone(text), **CLOSE)
 
 
+def test_packed_features_are_those_of_each_text_without_padding(encoder):
+    packed = encoder.packed(encoder.rows(TEXTS))
+    for found, expected in zip(
+        packed.features.split(packed.lengths.tolist()), unpadded(encoder.encode(TEXTS)), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
 def test_the_sentence_embedding_is_the_mean_over_the_tokens(encoder):
     for row, text in zip(encoder.encode(TEXTS).sentence_embedding(), TEXTS, strict=True):
         torch.testing.assert_close(row, alone(text).mean(0), **CLOSE)
