@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -82,7 +82,7 @@ def draw_goals(
         UserError: the task has no goal in the split, or no such wording for one.
         UnknownGoal: an unknown split.
     """
-    families: dict[str, list[tuple[Goal, Sequence[str]]]] = defaultdict(list)
+    families: dict[str, list[tuple[Goal, list[str]]]] = defaultdict(list)
     for goal in task.goals(split):
         said = [words for words in phrasings(goal, wordings) if kind is None or task.wording_kind(words) == kind]
         if said:
@@ -90,7 +90,7 @@ def draw_goals(
     if not families:
         of_kind = "" if kind is None else f" with a wording of the kind {kind!r}"
         raise UserError(f"{type(task).__name__} has no goal in split {split!r}{of_kind}")
-    orders: dict[str, list[tuple[Goal, Sequence[str]]]] = {name: [] for name in families}
+    orders: dict[str, list[tuple[Goal, list[str]]]] = {name: [] for name in families}
     for name in cycle(sorted(families)):
         if not orders[name]:
             orders[name] = [families[name][i] for i in rng.permutation(len(families[name]))]
