@@ -15,7 +15,7 @@ class RandomAgent:
     """Draws every action uniformly."""
 
     def act(self, lanes: Sequence[Lane]) -> list[Decision]:
-        return [Decision(_sample(lane)) for lane in lanes]
+        return [Decision(random_action(lane)) for lane in lanes]
 
 
 class ExpertAgent:
@@ -45,12 +45,13 @@ class NoisyAgent:
     def act(self, lanes: Sequence[Lane]) -> list[Decision]:
         decisions = self._agent.act(lanes)
         return [
-            Decision(_sample(lane)) if lane.rng.random() < self._random_share else decision
+            Decision(random_action(lane)) if lane.rng.random() < self._random_share else decision
             for lane, decision in zip(lanes, decisions, strict=True)
         ]
 
 
-def _sample(lane: Lane) -> int | np.ndarray:
+def random_action(lane: Lane) -> int | np.ndarray:
+    """An action drawn uniformly, by the episode's own randomness."""
     space = lane.env.action_space
     space.seed(int(lane.rng.integers(2**31)))
     return space.sample()

@@ -3,13 +3,13 @@
 `LanguageModel.load` takes any Hugging Face causal LM by name or path, with LoRA by config; and ``tiny``, the embedded
 default, a small Llama-style decoder made from a config and trained from scratch. ``tiny`` reads text through a frozen
 sentence encoder, so that words it was never trained on still carry meaning, and writes in a small byte-level
-vocabulary of its own, in which every text can be written.
+vocabulary of its own, in which every text can be written; where speed counts more it reads in that vocabulary, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -24,10 +24,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from llm_agents.config import Settings
 from llm_agents.goal_encoder import DEFAULT_ENCODER, GoalEncoder, find_pretrained
+from llm_agents.kv_cache import PreallocatedLayer
 from llm_agents.run import UserError
 
 TINY = "tiny"
@@ -51,8 +52,11 @@ class LanguageModelSettings(Settings):
     """``tiny``, or the name or path of a Hugging Face causal LM."""
     lora: LoraSettings | None = None
     """Train low-rank adapters instead of all weights (pretrained models only)."""
+    text_input: Literal["encoder", "words"] = "encoder"
+    """``tiny`` reads text through a frozen sentence encoder, so that words it was never trained on carry meaning; or
+    in its own vocabulary, which is many times faster where texts are new at every step."""
     encoder: str = DEFAULT_ENCODER
-    """``tiny`` reads text through this frozen sentence encoder."""
+    """``tiny``: that sentence encoder."""
     hidden_size: int = Field(128, ge=8)
     """``tiny``: width."""
     num_layers: int = Field(3, ge=1)
@@ -61,6 +65,8 @@ class LanguageModelSettings(Settings):
     """``tiny``: attention heads."""
     vocab_size: int = Field(512, ge=300)
     """``tiny``: size of its byte-level vocabulary."""
+    max_length: int = Field(1024, ge=16)
+    """``tiny``: the most tokens it reads and writes together."""
 
 
 class Embedded(NamedTuple):
@@ -123,11 +129,15 @@ class LanguageModel(nn.Module):
         if settings.name == TINY:
             if settings.lora is not None:
                 raise UserError("lora adapts pretrained models: 'tiny' is trained from scratch, leave lora out")
+            if settings.text_input == "words":
+                return cls._tiny(settings, corpus)
             return cls._tiny(settings, corpus, encoder or GoalEncoder.load(settings.encoder))
         return cls._pretrained(settings)
 
     @classmethod
-    def _tiny(cls, settings: LanguageModelSettings, corpus: Sequence[str], encoder: GoalEncoder) -> LanguageModel:
+    def _tiny(
+        cls, settings: LanguageModelSettings, corpus: Sequence[str], encoder: GoalEncoder | None = None
+    ) -> LanguageModel:
         tokenizer = train_tokenizer(corpus, settings.vocab_size)
         config = LlamaConfig(
             vocab_size=settings.vocab_size,
@@ -135,7 +145,7 @@ class LanguageModel(nn.Module):
             intermediate_size=int(settings.hidden_size * 2.75),
             num_hidden_layers=settings.num_layers,
             num_attention_heads=settings.num_heads,
-            max_position_embeddings=1024,
+            max_position_embeddings=settings.max_length,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -153,6 +163,8 @@ class LanguageModel(nn.Module):
             raise UserError(
                 f"language model {settings.name!r} cannot be loaded from a folder or the model hub: {reason}"
             ) from None
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"language model {settings.name!r} has no end token: what it writes would never end")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         if settings.lora is not None:
@@ -162,6 +174,11 @@ class LanguageModel(nn.Module):
     @property
     def hidden_size(self) -> int:
         return self.model.config.hidden_size
+
+    @property
+    def window(self) -> int:
+        """The most tokens that fit into the model, read and written together."""
+        return self.model.config.get_text_config().max_position_embeddings
 
     @property
     def device(self) -> torch.device:
@@ -177,16 +194,28 @@ class LanguageModel(nn.Module):
     def embed_tokens(self, texts: Sequence[str]) -> Embedded:
         """Texts as tokens of the model's own vocabulary, which is also what it writes."""
         token_ids, mask = self.tokenize(texts)
-        return Embedded(self.model.get_input_embeddings()(token_ids), mask)
+        return Embedded(self.embed_ids(token_ids), mask)
+
+    def embed_rows(self, rows: Sequence[Sequence[int]]) -> Embedded:
+        """Rows of token ids of the model's own vocabulary as input embeddings."""
+        token_ids, mask = self.pad(rows)
+        return Embedded(self.embed_ids(token_ids), mask)
 
     def tokenize(self, texts: Sequence[str], end: bool = False) -> tuple[Tensor, Tensor]:
         """Token ids (N, L) and mask (N, L), padded right; with ``end``, each text closed by the end token."""
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        rows = [[*row, self.tokenizer.eos_token_id] for row in rows] if end else rows
+        return self.pad([[*row, self.tokenizer.eos_token_id] for row in rows] if end else rows)
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Rows of token ids as a tensor (N, L) and its mask (N, L), padded right."""
         length = max(1, *map(len, rows))
-        token_ids = torch.tensor([row + [self.tokenizer.pad_token_id] * (length - len(row)) for row in rows])
+        token_ids = torch.tensor([[*row] + [self.tokenizer.pad_token_id] * (length - len(row)) for row in rows])
         mask = torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
         return token_ids.to(self.device), mask.to(self.device)
+
+    def embed_ids(self, token_ids: Tensor) -> Tensor:
+        """Token ids (...) of the model's own vocabulary as input embeddings (..., H)."""
+        return self.model.get_input_embeddings()(token_ids)
 
     def hidden_states(
         self, embeds: Tensor, mask: Tensor, cache: Cache | None = None, positions: Tensor | None = None
@@ -238,15 +267,21 @@ class LanguageModel(nn.Module):
         max_new_tokens: int,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        uniforms: Tensor | None = None,
     ) -> Samples:
-        """`sample` from input embeddings (N, L, H) with mask (N, L)."""
+        """`sample` from input embeddings (N, L, H) with mask (N, L).
+
+        Args:
+            uniforms: what decides each draw, (N, ``max_new_tokens``) in [0, 1), instead of the generator: so that a
+                row's sample depends on nothing but its own numbers.
+        """
         embeds, mask = pad_left(embeds, mask)
         cache = self.make_cache(embeds.shape[1] + max_new_tokens)
         logits = self.logits(self.hidden_states(embeds, mask, cache)[:, -1])
         running = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
         tokens, log_probs, real = [], [], []
-        for _ in range(max_new_tokens):
-            token, log_prob = draw(logits, temperature, generator)
+        for step in range(max_new_tokens):
+            token, log_prob = draw(logits, temperature, generator, None if uniforms is None else uniforms[:, step])
             tokens.append(torch.where(running, token, self.tokenizer.pad_token_id))
             log_probs.append(torch.where(running, log_prob, 0.0))
             real.append(running)
@@ -254,8 +289,7 @@ class LanguageModel(nn.Module):
             if not running.any():
                 break
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            step = self.model.get_input_embeddings()(tokens[-1][:, None])
-            logits = self.logits(self.hidden_states(step, mask, cache)[:, -1])
+            logits = self.logits(self.hidden_states(self.embed_ids(tokens[-1][:, None]), mask, cache)[:, -1])
         token_ids = torch.stack(tokens, 1)
         texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
         return Samples(texts, token_ids, torch.stack(log_probs, 1), torch.stack(real, 1))
@@ -263,42 +297,6 @@ class LanguageModel(nn.Module):
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes: what a checkpoint of this model holds."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
-
-
-class PreallocatedLayer(DynamicLayer):
-    """One layer of a key-value cache that is allocated once and filled in place, where `DynamicLayer` copies it all
-    at every token. Attention sees only the filled part."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity = capacity
-        self.length = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.key_buffer = _room_for(key_states, self.capacity)
-        self.value_buffer = _room_for(value_states, self.capacity)
-        self.keys, self.values = self.key_buffer[..., :0, :], self.value_buffer[..., :0, :]
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[-2]
-        self.key_buffer[..., self.length : end, :] = key_states
-        self.value_buffer[..., self.length : end, :] = value_states
-        self.length = end
-        self.keys, self.values = self.key_buffer[..., :end, :], self.value_buffer[..., :end, :]
-        return self.keys, self.values
-
-    def forget(self, num_positions: int) -> None:
-        """Drop the last positions, whose room is used again."""
-        self.length -= num_positions
-        self.keys, self.values = self.key_buffer[..., : self.length, :], self.value_buffer[..., : self.length, :]
-
-
-def _room_for(states: Tensor, capacity: int) -> Tensor:
-    return states.new_empty(*states.shape[:-2], capacity, states.shape[-1])
 
 
 def pad_left(embeds: Tensor, mask: Tensor) -> Embedded:
@@ -309,11 +307,25 @@ def pad_left(embeds: Tensor, mask: Tensor) -> Embedded:
     return Embedded(embeds.gather(1, index[..., None].expand_as(embeds)), mask.gather(1, index))
 
 
-def draw(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """One index a row of logits (N, V), and its log-probability at this temperature; temperature 0 is the argmax."""
+def draw(
+    logits: Tensor,
+    temperature: float,
+    generator: torch.Generator | None = None,
+    uniforms: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One index a row of logits (N, V), and its log-probability at this temperature; temperature 0 is the argmax.
+
+    The generator draws it; or the row's number of ``uniforms`` (N,) in [0, 1), by the inverse of the distribution.
+    """
     log_probs = (logits / temperature if temperature else logits).float().log_softmax(-1)
-    greedy = temperature == 0
-    index = log_probs.argmax(-1) if greedy else torch.multinomial(log_probs.exp(), 1, generator=generator)[:, 0]
+    if temperature == 0:
+        index = log_probs.argmax(-1)
+    elif uniforms is None:
+        index = torch.multinomial(log_probs.exp(), 1, generator=generator)[:, 0]
+    else:
+        cumulative = log_probs.double().exp().cumsum(-1)
+        index = (cumulative <= uniforms[:, None].to(cumulative) * cumulative[:, -1:]).sum(-1)
+        index = index.clamp_max(logits.shape[-1] - 1)  # where rounding takes a number to 1
     return index, log_probs.gather(1, index[:, None])[:, 0]
 
 

@@ -197,6 +197,28 @@ def test_draws_are_as_frequent_as_their_probability(temperature):
     assert np.abs(shares - expected.numpy()).max() < 4 * np.sqrt(0.25 / count)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_draws_by_given_numbers_are_as_frequent_as_their_probability(temperature):
+    logits = torch.tensor([-torch.inf, 2.0, 0.0, -torch.inf, 1.0, -1.0, -torch.inf])
+    uniforms = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    index, log_probs = draw(logits.expand(len(uniforms), -1), temperature, uniforms=uniforms)
+    expected = (logits / temperature).softmax(-1)
+    torch.testing.assert_close(log_probs, expected[index].log())
+    assert np.abs(np.bincount(index, minlength=7) / len(uniforms) - expected.numpy()).max() < 1e-3
+    ends, _ = draw(logits.expand(2, -1), temperature, uniforms=torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
+    assert ends.tolist() == [1, 5]
+
+
+def test_given_numbers_decide_a_row_whatever_its_neighbours(lm):
+    embeds, mask = lm.embed_texts(PROMPTS)
+    uniforms = torch.from_numpy(np.random.default_rng(0).random((len(PROMPTS), NEW_TOKENS)))
+    together = lm.continue_from(embeds, mask, NEW_TOKENS, uniforms=uniforms)
+    assert len({tuple(row.tolist()) for row in together.token_ids}) == len(PROMPTS)
+    for row, prompt in enumerate(PROMPTS):
+        alone = lm.continue_from(*lm.embed_texts([prompt]), NEW_TOKENS, uniforms=uniforms[[row]])
+        assert together.token_ids[row][together.mask[row]].tolist() == alone.token_ids[0][alone.mask[0]].tolist()
+
+
 # Padding
 
 
@@ -272,6 +294,18 @@ def test_tokens_are_padded_right_and_closed_on_demand(lm):
         assert mask[row].tolist() == sorted(mask[row].tolist(), reverse=True)
 
 
+def test_tiny_can_read_its_own_vocabulary():
+    settings = LanguageModelSettings(text_input="words", hidden_size=32, vocab_size=VOCAB_SIZE, max_length=77)
+    lm = LanguageModel.load(settings, corpus=CORPUS)
+    assert lm.encoder is None
+    assert lm.window == 77
+    for one, other in zip(lm.embed_texts(PROMPTS), lm.embed_tokens(PROMPTS), strict=True):
+        assert torch.equal(one, other)
+    rows = lm.tokenizer(PROMPTS, add_special_tokens=False)["input_ids"]
+    for one, other in zip(lm.embed_rows(rows), lm.embed_tokens(PROMPTS), strict=True):
+        assert torch.equal(one, other)
+
+
 # What is trained
 
 
@@ -343,6 +377,27 @@ def test_a_folder_that_holds_no_whole_model_is_refused(damage, folder, tmp_path)
         if damage not in missing or not name.startswith(missing[damage]):
             (tmp_path / name).write_bytes(content)
     refused(str(tmp_path))
+
+
+def test_a_model_without_an_end_token_is_refused(folder, tmp_path):
+    for path in (folder / "llama").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tokenizer = train_tokenizer(CORPUS, VOCAB_SIZE)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert "has no end token" in refused(str(tmp_path))
+
+
+def test_a_model_without_a_padding_token_pads_with_its_end_token(folder, tmp_path):
+    for path in (folder / "llama").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tokenizer = train_tokenizer(CORPUS, VOCAB_SIZE)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    lm = LanguageModel.load(str(tmp_path))
+    assert lm.tokenizer.pad_token_id == lm.tokenizer.eos_token_id
+    _, mask = lm.tokenize(PROMPTS, end=True)  # where padding is, lengths say and not ids
+    assert mask.sum(1).tolist() == [len(lm.tokenizer(prompt)["input_ids"]) + 1 for prompt in PROMPTS]
 
 
 def test_a_vision_model_is_refused(folder, tmp_path):
