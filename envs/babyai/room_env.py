@@ -51,7 +51,7 @@ _CLASSES = {"ball": Ball, "box": SealedBox, "key": Key}
 class RoomEnv(MiniGridEnv):
     """An 8x8 room, walls included, seen whole.
 
-    State: float32 (63,), see `envs.babyai.room_state`. Action: the native seven of minigrid; ``done`` does nothing.
+    State: float32 (69,), see `envs.babyai.room_state`. Action: the native seven of minigrid; ``done`` does nothing.
     A step is minigrid's own; its image, nine tenths of the time a step takes, is never made.
 
     ``reset`` takes the options ``objects`` (kinds that must be there, as (colour, type)), ``door`` (its colour),

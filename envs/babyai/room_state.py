@@ -1,8 +1,13 @@
 """The state vector of the room: what its numbers mean, and back from numbers, exact or approximate, to the room.
 
 Positions are world coordinates in cells from the centre of the room, x to the east and y to the south, so that a cell's
-coordinates are -2.5, -1.5, ..., 2.5 and one step changes two numbers by at most 1. What is carried is where the agent
+coordinates are -2.5, -1.5, ..., 2.5 and no action changes a number by more than 1. What is carried is where the agent
 is: it moves along, and picking up or dropping moves it by one cell.
+
+What stands in the cell ahead follows from the rest, and is ignored in reading a state. It is there because a small
+network that learns dynamics from positions alone never finds out what picking up does: of the expert's pick-ups it
+predicted 1%, and 100% with it (an MLP of 160 units, 32,000 transitions, 800 steps); seen from the agent (everything
+turning around it), it predicted 85% of all transitions instead of 92%.
 
 ===================  =====================================================================================
 numbers              meaning
@@ -14,9 +19,12 @@ for each object      the objects stand in an order drawn at reset, each as
   ``colour``           red, green, blue, purple, yellow, grey (one-hot)
   ``carried``          1 while the agent carries it
   ``x y``              its position
+  ``ahead``            1 while it is in the cell before the agent
 ``x y``              the door's position, in the wall: one coordinate is -3.5 or 3.5
 ``colour``           the door's (one-hot)
 ``state``            open, closed, locked (one-hot)
+``ahead``            1 while it is in the cell before the agent
+``wall``             1 while the cell before the agent is of a wall
 ===================  =====================================================================================
 """
 
@@ -40,10 +48,13 @@ KINDS: tuple[Kind, ...] = tuple((colour, type_) for colour in COLOURS for type_ 
 
 _CENTRE = (SIZE - 1) / 2
 _AGENT_SIZE = 4
-_OBJECT_SIZE = len(TYPES) + len(COLOURS) + 3
+_OBJECT_SIZE = len(TYPES) + len(COLOURS) + 4
 _OBJECTS = slice(_AGENT_SIZE, _AGENT_SIZE + NUM_OBJECTS * _OBJECT_SIZE)
-_DOOR_SIZE = 2 + len(COLOURS) + len(DOOR_STATES)
-STATE_SIZE = _OBJECTS.stop + _DOOR_SIZE
+_DOOR_SIZE = 2 + len(COLOURS) + len(DOOR_STATES) + 1
+STATE_SIZE = _OBJECTS.stop + _DOOR_SIZE + 1
+# The numbers that follow from the others: what is ahead.
+DERIVED = np.zeros(STATE_SIZE, bool)
+DERIVED[[*range(_AGENT_SIZE + _OBJECT_SIZE - 1, _OBJECTS.stop, _OBJECT_SIZE), STATE_SIZE - 2, STATE_SIZE - 1]] = True
 
 
 class Numbers(NamedTuple):
@@ -91,10 +102,10 @@ def split(states: NDArray) -> Numbers:
         types=objects[..., : len(TYPES)],
         colours=objects[..., len(TYPES) : colours],
         carried=objects[..., colours],
-        positions=objects[..., colours + 1 :],
+        positions=objects[..., colours + 1 : colours + 3],
         door=door[..., :2],
         door_colour=door[..., 2 : 2 + len(COLOURS)],
-        door_state=door[..., 2 + len(COLOURS) :],
+        door_state=door[..., 2 + len(COLOURS) : -2],
     )
 
 
@@ -102,12 +113,15 @@ def encode(rooms: Rooms) -> NDArray[np.float32]:
     """State vectors (..., D) of rooms."""
     batch = rooms.heading.shape
     carried = rooms.carried[..., None] == np.arange(NUM_OBJECTS)
+    front = rooms.agent + HEADING_STEPS[rooms.heading]
+    door_ahead = (rooms.door == front).all(-1)
     objects = np.concatenate(
         [
             _one_hot(rooms.kinds % len(TYPES), len(TYPES)),
             _one_hot(rooms.kinds // len(TYPES), len(COLOURS)),
             carried[..., None],
             np.where(carried[..., None], rooms.agent[..., None, :], rooms.cells) - _CENTRE,
+            ((rooms.cells == front[..., None, :]).all(-1) & ~carried)[..., None],
         ],
         axis=-1,
     )
@@ -118,6 +132,8 @@ def encode(rooms: Rooms) -> NDArray[np.float32]:
         rooms.door - _CENTRE,
         _one_hot(rooms.door_colour, len(COLOURS)),
         _one_hot(rooms.door_state, len(DOOR_STATES)),
+        door_ahead[..., None],
+        (((front < 1) | (front > SIZE - 2)).any(-1) & ~door_ahead)[..., None],
     ]
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
