@@ -74,6 +74,10 @@ class LanguageTask(Protocol):
         """The reward of each transition: (..., D), (..., D) -> (...)."""
         ...
 
+    def wording_kind(self, phrasing: str) -> str:
+        """The kind of a wording, such as synonyms of verbs: results are shown by it where a split has several."""
+        return ""
+
     def horizon(self, goal: Goal) -> int:
         """After how many steps an episode for this goal is truncated."""
         ...

@@ -26,10 +26,11 @@ class Case:
 
 @dataclass
 class Decision:
-    """An action, and for an LLM agent the turn that led to it."""
+    """An action, and for an LLM agent the turn that led to it; the episode may be made to end after the action."""
 
     action: Any
     turn: Turn | None = None
+    ends_episode: bool = False
 
 
 @dataclass
@@ -89,12 +90,22 @@ def rollout(
 
 
 def numbered_rollout(
-    agent: Agent, make_env: Callable[[], LanguageEnv], cases: Sequence[Case], num_envs: int = 64
+    agent: Agent,
+    make_env: Callable[[], LanguageEnv],
+    cases: Sequence[Case],
+    num_envs: int = 64,
+    streams: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Episode]]:
-    """As `rollout`, each episode with the index of its case."""
+    """As `rollout`, each episode with the index of its case.
+
+    Args:
+        streams: the number of each case's random stream, so that an agent does not act alike where a case is played
+            again; without it, all have the same.
+    """
     if num_envs < 1:
         raise UserError(f"the number of environments must be at least 1, got {num_envs}")
-    waiting = iter(enumerate(cases))
+    keys = [[2]] * len(cases) if streams is None else [[2, stream] for stream in streams]
+    waiting = ((index, case, key) for index, (case, key) in enumerate(zip(cases, keys, strict=True)))
     envs = [make_env() for _ in range(min(num_envs, len(cases)))]
     try:
         lanes = [_start(env, *numbered) for env, numbered in zip(envs, waiting, strict=False)]
@@ -115,10 +126,10 @@ def numbered_rollout(
             env.close()
 
 
-def _start(env: LanguageEnv, index: int, case: Case) -> Lane:
+def _start(env: LanguageEnv, index: int, case: Case, key: Sequence[int]) -> Lane:
     options = {"goal": case.goal_id, "split": case.split, "instruction": case.instruction}
     observation, _ = env.reset(seed=case.seed, options=options)
-    rng = np.random.default_rng([case.seed, 2])
+    rng = np.random.default_rng([case.seed, *key])
     return Lane(env, index, case, observation["text"], rng, states=[observation["state"]])
 
 
@@ -131,6 +142,7 @@ def _step(lane: Lane, decision: Decision) -> Episode | None:
     lane.rewards.append(reward)
     if decision.turn is not None:
         lane.turns.append(decision.turn)
+    terminated = terminated or decision.ends_episode
     if not (terminated or truncated):
         return None
     return Episode(

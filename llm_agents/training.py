@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, cast
 
@@ -205,13 +205,19 @@ def load_weights(module: nn.Module, run: Run, name: str) -> None:
 
 
 def save_training(
-    module: nn.Module, optimizer: torch.optim.Optimizer, step: int, run: Run, name: str, finished: bool = False
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    run: Run,
+    name: str,
+    finished: bool = False,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """One checkpoint with weights, optimizer moments and the step."""
+    """One checkpoint with weights, optimizer moments, the step, and facts that JSON can hold."""
     tensors = {f"weights.{key}": value for key, value in state_to_save(module).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    run.save_checkpoint(name, tensors, {"step": step, "finished": finished})
+    run.save_checkpoint(name, tensors, {**(facts or {}), "step": step, "finished": finished})
 
 
 def load_training(module: nn.Module, optimizer: torch.optim.Optimizer, run: Run, name: str) -> int:
@@ -268,7 +274,7 @@ def watch_progress(title: str, run: Run, steps: dict[str, int]) -> Iterator[None
             advance(sum(steps.values()) - sum(done.values()) if not sys.exc_info()[0] else 0)
 
 
-def _ignore(n: int = 1) -> None:
+def _ignore(n: int = 1, note: str = "") -> None:
     """Advance no bar."""
 
 
@@ -280,7 +286,8 @@ class _Rate(ProgressColumn):
 
 
 class progress_bar:
-    """A progress bar with rate and time left; as a context it gives a function that advances it by ``n``."""
+    """A progress bar with rate and time left; as a context it gives a function that advances it by ``n`` and may note
+    how it goes."""
 
     def __init__(self, name: str, total: int, done: int = 0) -> None:
         columns: Sequence = (
@@ -289,13 +296,17 @@ class progress_bar:
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
         )
         self._progress = Progress(*columns)
-        self._task = self._progress.add_task(name, total=total, completed=done)
+        self._task = self._progress.add_task(name, total=total, completed=done, note="")
 
     def __enter__(self) -> Callable[..., None]:
         self._progress.start()
-        return lambda n=1: self._progress.advance(self._task, n)
+        return self._advance
+
+    def _advance(self, n: int = 1, note: str = "") -> None:
+        self._progress.update(self._task, advance=n, note=note)
 
     def __exit__(self, *exception) -> None:
         self._progress.stop()

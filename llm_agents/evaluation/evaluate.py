@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from pydantic import Field
 from rich.table import Table
 from rich.text import Text
 
 from envs.episodes import Episode
 from envs.goals import Split, unknown
 from envs.language import LanguageEnv, LanguageTask
-from llm_agents.config import parse_config
+from llm_agents.config import Settings, parse_config
 from llm_agents.errors import UserError
 from llm_agents.evaluation.panel import Panel, Wordings, make_panel
 from llm_agents.evaluation.statistics import Estimate, success_rate
@@ -27,13 +28,23 @@ from llm_agents.run import Run, write_atomically
 from llm_agents.training import progress_bar
 
 
+class EvaluationSettings(Settings):
+    """How agents are judged at the end."""
+
+    num_episodes: int = Field(300, ge=1)
+    """Episodes an agent and a column."""
+    panel_seed: int = Field(0, ge=0)
+    """Seed of the panels."""
+
+
 @dataclass(frozen=True)
 class Column:
-    """What one column of the table of results shows."""
+    """What one column of the table of results shows: a split, or its wordings of one kind."""
 
     name: str
     split: Split
     wordings: Wordings = "all"
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ def evaluate_agent(agent: Agent, make_env: Callable[[], LanguageEnv], panel: Pan
 
 def make_panels(task: LanguageTask, columns: Iterable[Column], size: int, seed: int = 0) -> dict[str, Panel]:
     """A panel of ``size`` cases for each column, by the column's name."""
-    return {column.name: make_panel(task, column.split, size, seed, column.wordings) for column in columns}
+    return {column.name: make_panel(task, column.split, size, seed, column.wordings, column.kind) for column in columns}
 
 
 def evaluate_run(

@@ -1,0 +1,49 @@
+"""The end of a training run: its agents on their panels, and what the results say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from envs.language import LanguageTask
+from llm_agents.console import wide_console
+from llm_agents.evaluation.compare import Comparison, compare, tables
+from llm_agents.evaluation.evaluate import Column, evaluate_run, results_table
+from llm_agents.evaluation.panel import Panel
+from llm_agents.recipes import Recipe
+from llm_agents.run import Run
+
+
+def judge(
+    run: Run,
+    recipe: Recipe,
+    panels: Mapping[str, Panel],
+    agent_names: Sequence[str],
+    num_workers: int,
+    baseline: str,
+    oracle: str,
+) -> Comparison:
+    """Judge agents on panels, and print the table, the paired differences from the baseline and the fractions of the
+    oracle.
+
+    Raises:
+        UserError: an unknown agent, or a worker died.
+    """
+    results = evaluate_run(run, recipe, panels, agent_names, num_workers)
+    comparison = compare([results], baseline, oracle)
+    console = wide_console()
+    console.print(results_table(results, panels))
+    for table in tables(comparison, baseline, oracle, num_runs=1)[1:]:
+        console.print(table)
+    return comparison
+
+
+def wording_columns(task: LanguageTask) -> list[Column]:
+    """A column for each split; of ``rephrase``, one for each kind of wording if there are several."""
+    kinds = sorted({task.wording_kind(words) for goal in task.goals("rephrase") for words in goal.phrasings})
+    rephrased = [Column(f"rephrase: {kind}", "rephrase", kind=kind) for kind in kinds] if len(kinds) > 1 else []
+    return [
+        Column("train", "train"),
+        *(rephrased or [Column("rephrase", "rephrase")]),
+        Column("easy", "easy"),
+        Column("hard", "hard"),
+    ]

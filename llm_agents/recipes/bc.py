@@ -1,0 +1,61 @@
+"""Behaviour cloning: an LLM that chooses among action texts as the expert does. The warm start alone, as a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from llm_agents.recipes.llm_agent import Beginning, LLMAgentConfig, LLMAgentRecipe, WarmStartSettings, seeded
+from llm_agents.rollout import Agent
+from llm_agents.run import Run
+from llm_agents.scoring import ActionScorer, ScorerSettings
+from llm_agents.scoring_agent import ScoringAgent
+from llm_agents.training import load_weights
+
+
+class ScoringConfig(LLMAgentConfig):
+    """An LLM that chooses among action texts."""
+
+    scorer: ScorerSettings = ScorerSettings()
+    """``normalisation: sum`` is right after a warm start, which makes the actions' probabilities those of the expert. A
+    model that learned nothing would prefer short actions by it; ``token`` treats them alike."""
+
+
+class ScoringRecipe(LLMAgentRecipe):
+    """A recipe whose agent is a `ScoringAgent`."""
+
+    def trained_agent(self, config: Any, beginning: Beginning, name: str, temperature: float) -> Agent:
+        scorer = self.new_scorer(config, beginning)
+        if beginning.run.has_checkpoint(name) and name != self.trained_names[0]:
+            load_weights(scorer, beginning.run, name)
+        return ScoringAgent(scorer, config.prompts, temperature, beginning.memory(name))
+
+    def new_scorer(self, config: Any, beginning: Beginning) -> ActionScorer:
+        """The scorer before training on reward; its value head depends on the seed alone."""
+        lm = beginning.start_model()
+        with seeded(config.seed):
+            return ActionScorer(lm, config.scorer)
+
+
+class CloningSettings(WarmStartSettings):
+    """Supervised learning from the expert."""
+
+    num_demonstrations: int = Field(5000, ge=1)
+    """The expert's episodes for training goals."""
+
+
+class BehaviourCloningConfig(ScoringConfig):
+    """An LLM that chooses among action texts as the expert does."""
+
+    warm_start: CloningSettings = CloningSettings()
+
+
+class BehaviourCloningRecipe(ScoringRecipe):
+    """Behaviour cloning of the scripted expert."""
+
+    Config = BehaviourCloningConfig
+    trained_names = ("bc",)
+
+    def train(self, config: BehaviourCloningConfig, beginning: Beginning, run: Run) -> None:
+        """Nothing follows the warm start."""

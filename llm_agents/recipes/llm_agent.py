@@ -1,0 +1,277 @@
+"""What the recipes for LLM agents share: the model and its vocabulary, demonstrations, the warm start, the judging.
+
+    vocabulary ──► demonstrations ──► warm start ──► training on reward ──► judging
+                   (the expert's)     (`start`)      (`ppo`, `grpo`)
+
+A small model that was never trained knows neither words nor worlds. The warm start teaches it both: to write what is
+seen, what follows an action, and what the expert does, for training goals only. Without demonstrations the agent learns
+from reward alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from envs.episodes import Episode
+from envs.goals import unknown
+from envs.language import LanguageEnv, LanguageTask
+from llm_agents.agents import ExpertAgent, RandomAgent
+from llm_agents.collect import collect, draw_cases
+from llm_agents.config import Settings, parse_config
+from llm_agents.environments import make_environment
+from llm_agents.errors import UserError
+from llm_agents.evaluation.evaluate import Column, EvaluationSettings, make_panels
+from llm_agents.evaluation.judge import judge, wording_columns
+from llm_agents.language_model import LanguageModel, LanguageModelSettings
+from llm_agents.memory import MemorySettings, TextualMemory, restored, word_overlap
+from llm_agents.prompts import Moment, Narrator, Prompter, PromptSettings
+from llm_agents.recipes import Recipe
+from llm_agents.rollout import Agent, rollout
+from llm_agents.run import Run
+from llm_agents.scoring import action_ids
+from llm_agents.training import Batch, OptimizerSettings, fit, load_weights
+
+NUM_CORPUS_EPISODES = 128
+START, GREEDY = "start", "+greedy"
+LIKE_LENGTHS = 8  # batches that are drawn together, so that each can hold sequences of like length
+
+
+class WarmStartSettings(OptimizerSettings):
+    """Supervised learning from the expert, before any reward."""
+
+    num_demonstrations: int = Field(0, ge=0)
+    """The expert's episodes for training goals; 0 for no warm start."""
+    text_weight: float = Field(0.1, ge=0)
+    """Weight of a token that the environment wrote, what is seen and what follows an action, beside one of the
+    expert's actions."""
+
+
+class LLMAgentConfig(Settings):
+    """An LLM that acts in a text environment."""
+
+    environment: str = "envs:BabyAIText-v0"
+    """Gymnasium id of a `LanguageEnv` whose actions have words."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed on to the environment, such as ``{level: BabyAI-GoToLocal-v0}``."""
+    seed: int = Field(0, ge=0)
+    """Seed of data, weights and batches. The panels have a seed of their own."""
+    num_workers: int = Field(2, ge=1)
+    """Processes for demonstrations and judging. No number depends on it."""
+    language_model: LanguageModelSettings = LanguageModelSettings(text_input="words")
+    prompts: PromptSettings = PromptSettings()
+    memory: MemorySettings | None = None
+    """Recall experience of training goals into the prompt; null for no memory."""
+    warm_start: WarmStartSettings = WarmStartSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+class Beginning:
+    """The stages before training on reward, and what they share. Each is done once; results are in the run's folder."""
+
+    def __init__(self, config: LLMAgentConfig, run: Run) -> None:
+        self.config, self.run = config, run
+        self.make_env = partial(make_environment, config.environment, **config.options)
+
+    @cached_property
+    def task(self) -> LanguageTask:
+        return self._probe.task
+
+    @cached_property
+    def _probe(self) -> LanguageEnv:
+        return self.make_env()
+
+    @cached_property
+    def has_expert(self) -> bool:
+        return self.task.expert() is not None
+
+    def new_model(self) -> LanguageModel:
+        """The model before any training; its weights depend on the seed alone."""
+        corpus = self.run.once("corpus", self._corpus)
+        with seeded(self.config.seed):
+            return LanguageModel.load(self.config.language_model, corpus=corpus)
+
+    def start_model(self) -> LanguageModel:
+        """The model after its warm start, if there is one."""
+        lm = self.new_model()
+        if self.config.warm_start.num_demonstrations:
+            load_weights(WarmStart(lm, self.config.warm_start.text_weight), self.run, START)
+        return lm
+
+    def memory(self, name: str) -> TextualMemory | None:
+        """What the agent of that name remembers at its last checkpoint; None for an agent without memory."""
+        if self.config.memory is None:
+            return None
+        facts = self.run.load_checkpoint(name)[1] if self.run.has_checkpoint(name) else {}
+        return restored(self.config.memory, word_overlap, facts.get("memory", ()))
+
+    def warm_start(self) -> None:
+        """Collect demonstrations and learn from them."""
+        settings = self.config.warm_start
+        if not settings.num_demonstrations:
+            return
+        cases = draw_cases(self.task, "train", settings.num_demonstrations, self.config.seed)
+        store = self.run.episodes("demonstrations")
+        episodes = collect(self.make_env, ExpertAgent, cases, store, "demonstrations", self.config.num_workers)
+        lm = self.new_model()
+        data = Demonstrations(lm, self.config.prompts, self.task, episodes, settings.batch_size, self.config.seed)
+        fit(WarmStart(lm, settings.text_weight), settings, data.batch, self.run, START)
+
+    def _corpus(self) -> list[str]:
+        """Texts of the environment under random actions, for the vocabulary of a model that has none."""
+        cases = draw_cases(self.task, "train", NUM_CORPUS_EPISODES, self.config.seed)
+        narrator, texts = Narrator(self.config.prompts), set[str]()
+        for episode in rollout(RandomAgent(), self.make_env, cases):
+            for moment in narrator.of_episode(self.task, episode):
+                texts |= {moment.goal, moment.observation, *moment.actions}
+        texts |= {words for goal in self.task.goals("train") for words in goal.phrasings}
+        return sorted(texts)
+
+
+class WarmStart(nn.Module):
+    """Next-token prediction over prompts and the expert's actions."""
+
+    def __init__(self, lm: LanguageModel, text_weight: float) -> None:
+        super().__init__()
+        self.lm = lm
+        self._text_weight = text_weight
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """``-sum w log p(token | before) / sum w``, with w 1 for tokens of actions, else ``text_weight``."""
+        token_ids, mask, chosen = batch["token_ids"], batch["mask"], batch["chosen"]
+        hidden = self.lm.hidden_states(self.lm.embed_ids(token_ids), mask)
+        row, column = (mask[:, 1:] if self._text_weight else chosen[:, 1:]).nonzero(as_tuple=True)
+        logits = self.lm.logits(hidden[row, column]).float()
+        losses = nn.functional.cross_entropy(logits, token_ids[row, column + 1], reduction="none")
+        of_action = chosen[row, column + 1]
+        weights = torch.where(of_action, 1.0, self._text_weight)
+        metrics = {"action_token": losses[of_action].mean().item()}
+        if self._text_weight:
+            metrics["text_token"] = losses[~of_action].mean().item()
+        return (weights * losses).sum() / weights.sum(), metrics
+
+
+class Demonstrations:
+    """The expert's decisions as token sequences, in batches that are functions of the step."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompts: PromptSettings,
+        task: LanguageTask,
+        episodes: Sequence[Episode],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self._lm, self._batch_size, self._seed = lm, batch_size, seed
+        narrator, prompter = Narrator(prompts), Prompter(lm, prompts)
+        moments: list[Moment] = []
+        actions: list[str] = []
+        for episode in (episode for episode in episodes if episode.success):
+            moments += narrator.of_episode(task, episode)[:-1]
+            steps = zip(episode.states[:-1], episode.actions, strict=True)
+            actions += [narrator.action_in_words(task, state, action) for state, action in steps]
+        end = lm.tokenizer.eos_token_id
+        self._answers = {text: [*action_ids(lm, text), end] for text in set(actions)}
+        self._actions = actions
+        self._prompts = prompter.prompts(moments, room=max(map(len, self._answers.values()), default=0))
+        self._lengths = np.array([len(prompt) for prompt in self._prompts])
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def batch(self, step: int) -> Batch:
+        """Decisions of like length: token ids (B, L), their mask, and which were chosen by the expert."""
+        block, place = divmod(step, LIKE_LENGTHS)
+        rng = np.random.default_rng([self._seed, block])
+        drawn = rng.integers(len(self), size=LIKE_LENGTHS * self._batch_size)
+        drawn = drawn[np.argsort(self._lengths[drawn], kind="stable")].reshape(LIKE_LENGTHS, self._batch_size)
+        index = drawn[rng.permutation(LIKE_LENGTHS)[place]]
+        answers = [self._answers[self._actions[i]] for i in index]
+        rows = [[*self._prompts[i], *answer] for i, answer in zip(index, answers, strict=True)]
+        token_ids, mask = self._lm.pad(rows)
+        begins = torch.from_numpy(self._lengths[index])[:, None].to(mask.device)
+        chosen = mask & (torch.arange(mask.shape[1], device=mask.device) >= begins)
+        return {"token_ids": token_ids, "mask": mask, "chosen": chosen}
+
+
+def baselines(beginning: Beginning) -> dict[str, Agent]:
+    """Agents that need no training."""
+    agents: dict[str, Agent] = {"random": RandomAgent()}
+    if beginning.has_expert:
+        agents["expert"] = ExpertAgent(beginning.task)
+    return agents
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Weights that depend on the seed alone, whatever was drawn before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+class LLMAgentRecipe(Recipe):
+    """A recipe whose agent is an LLM: what is judged, and in which order things are done.
+
+    The table shows each trained agent as it samples and, with ``+greedy``, as it takes the best.
+
+    Attributes:
+        Config: the recipe's config.
+        trained_names: the agents that are trained, first the one after the warm start.
+    """
+
+    Config: type[LLMAgentConfig]
+    trained_names: tuple[str, ...]
+
+    def train(self, config: Any, beginning: Beginning, run: Run) -> None:
+        """Train on reward."""
+        raise NotImplementedError
+
+    def trained_agent(self, config: Any, beginning: Beginning, name: str, temperature: float) -> Agent:
+        """One of ``trained_names``, that acts at a temperature."""
+        raise NotImplementedError
+
+    def run(self, config: Any, run: Run) -> None:
+        """Everything, stage by stage.
+
+        Raises:
+            UserError: a loss is not finite, or the environment does not fit.
+        """
+        beginning = Beginning(config, run)
+        beginning.warm_start()
+        self.train(config, beginning, run)
+        panels = make_panels(
+            beginning.task, self.columns(config), config.evaluation.num_episodes, config.evaluation.panel_seed
+        )
+        first = self.trained_names[0]
+        oracle = "expert" if beginning.has_expert else first
+        judge(run, self, panels, self.agent_names(run), config.num_workers, first, oracle)
+
+    def make_env(self, config: Any) -> LanguageEnv:
+        return make_environment(config.environment, **config.options)
+
+    def columns(self, config: Any) -> list[Column]:
+        return wording_columns(self.make_env(config).task)
+
+    def agent_names(self, run: Run) -> list[str]:
+        beginning = Beginning(parse_config(self.Config, run.config, str(run.folder)), run)
+        return [*baselines(beginning), *(f"{name}{how}" for name in self.trained_names for how in ("", GREEDY))]
+
+    def load_agent(self, run: Run, name: str) -> Agent:
+        if name not in self.agent_names(run):
+            raise UserError(unknown("agent", name, self.agent_names(run)))
+        config = parse_config(self.Config, run.config, str(run.folder))
+        beginning = Beginning(config, run)
+        fixed = baselines(beginning)
+        if name in fixed:
+            return fixed[name]
+        temperature = 0.0 if name.endswith(GREEDY) else 1.0
+        return self.trained_agent(config, beginning, name.removesuffix(GREEDY), temperature)

@@ -1,0 +1,251 @@
+"""Recipes for agents that are trained on reward: what they play, what they learn from, and how they go on."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from llm_worlds import make_lm
+from safetensors.torch import load_file
+
+from envs.babyai import make_text
+from llm_agents import online
+from llm_agents.config import parse_config
+from llm_agents.errors import UserError
+from llm_agents.evaluation.judge import wording_columns
+from llm_agents.online import OnlineSettings, draw_rollouts, play
+from llm_agents.recipes import find_recipe
+from llm_agents.recipes.bc import BehaviourCloningConfig
+from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
+from llm_agents.recipes.llm_agent import Beginning
+from llm_agents.recipes.ppo import PPOConfig, PPOLearner, PPORecipe
+from llm_agents.run import Run
+
+MODEL = {
+    "text_input": "words",
+    "hidden_size": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+    "vocab_size": 400,
+    "max_length": 256,
+}
+COMMON = {
+    "options": {"level": "BabyAI-GoToObjS4-v0"},
+    "num_workers": 1,
+    "evaluation": {"num_episodes": 2},
+}
+LLM = {
+    **COMMON,
+    "language_model": MODEL,
+    "prompts": {"list_actions": False},
+    "warm_start": {"num_demonstrations": 20, "num_steps": 6, "batch_size": 16},
+}
+ROUND = {"num_iterations": 3, "num_starts": 4, "num_envs": 8, "batch_size": 32, "micro_batch_size": 16}
+CONFIGS = {
+    "bc": LLM,
+    "ppo": {**LLM, "ppo": {**ROUND, "value_warmup": 1}},
+    "grpo": {**LLM, "text_agent": {"max_new_tokens": 4}, "grpo": {**ROUND, "group_size": 3, "kl_weight": 0.1}},
+    "sb3": {
+        **COMMON,
+        "sb3": {
+            "num_rounds": 3,
+            "steps_per_round": 64,
+            "num_envs": 2,
+            "num_steps": 32,
+            "batch_size": 32,
+            "hidden_size": 8,
+        },
+    },
+}
+ONLINE = ("ppo", "grpo", "sb3")
+
+
+def make(name: str, folder: Path, **changes):
+    recipe = find_recipe(name)
+    config = parse_config(recipe.Config, CONFIGS[name] | changes, name)
+    return recipe, config, Run.create(folder, name, config.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_recipe_trains_judges_every_agent_and_judges_them_alike_again(name, tmp_path, capsys):
+    recipe, config, run = make(name, tmp_path / "run")
+    recipe.run(config, run)
+    printed = capsys.readouterr().out
+    for agent in recipe.agent_names(run):
+        assert agent in printed
+        recipe.load_agent(run, agent)
+    results = sorted((tmp_path / "run" / "evaluation").rglob("*.json"))
+    before = {path: path.read_text() for path in results}
+    for path in results:
+        if path.parent.name != "evaluation":
+            path.unlink()
+    recipe.run(config, Run.open(tmp_path / "run"))
+    assert {path: path.read_text() for path in results} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [*((name, {}) for name in ONLINE), ("ppo", {"memory": {"min_similarity": 0.0}})]
+)
+def test_a_stopped_training_goes_on_as_if_it_had_not_been(name, changes, tmp_path, monkeypatch):
+    recipe, config, whole = make(name, tmp_path / "whole", **changes)
+    recipe.run(config, whole)
+    _, _, cut = make(name, tmp_path / "cut", **changes)
+    monkeypatch.setattr(online, "SAVE_SECONDS", 0.0)
+    log = Run.log
+
+    def stop(self, stage, step, metrics):
+        log(self, stage, step, metrics)
+        if stage == name and step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.run(config, cut)
+    recipe.run(config, Run.open(tmp_path / "cut"))
+    expected, found = (
+        load_file(tmp_path / where / "checkpoints" / f"{name}.safetensors") for where in ("whole", "cut")
+    )
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert _logged(whole, name) == _logged(cut, name)
+
+
+def _logged(run: Run, stage: str) -> list[dict]:
+    """What was logged, but for what depends on the clock."""
+    lines = [line for line in run.metrics() if line["stage"] == stage]
+    return [{key: repr(value) for key, value in line.items() if not key.startswith("speed/")} for line in lines]
+
+
+def test_training_changes_the_agent_and_only_what_may_change(tmp_path):
+    recipe, config, run = make("ppo", tmp_path / "run", ppo={**ROUND, "value_warmup": 3})
+    beginning = Beginning(config, run)
+    beginning.warm_start()
+    recipe.train(config, beginning, run)
+    start, trained = (load_file(run.folder / "checkpoints" / f"{name}.safetensors") for name in ("start", "ppo"))
+    of_model = {key for key in trained if key.startswith("weights.lm.")}
+    assert all(torch.equal(trained[key], start[key]) for key in of_model)  # the value head alone learns at first
+    assert any(trained[key].abs().sum() > 0 for key in trained if key.startswith("weights.value_head"))
+
+
+def test_a_model_with_lora_trains_its_adapters_and_the_value_head_alone(tmp_path):
+    lm = make_lm("qwen2", max_length=512, corpus=["go to the red ball", "You see a wall 1 step forward"])
+    lm.model.save_pretrained(tmp_path / "model")
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+    model = {"name": str(tmp_path / "model"), "lora": {"rank": 2}}
+    changes = {"language_model": model, "warm_start": {"num_demonstrations": 0}}
+    recipe, config, run = make(
+        "ppo", tmp_path / "run", **changes, ppo={**ROUND, "num_iterations": 2, "value_warmup": 0}
+    )
+    recipe.run(config, run)
+    saved = load_file(run.folder / "checkpoints" / "ppo.safetensors")
+    weights = {key for key in saved if key.startswith("weights.")}
+    assert weights
+    assert all("lora_" in key or "value_head" in key for key in weights)
+    assert any(saved[key].abs().sum() > 0 for key in weights if "lora_B" in key)  # zero before training
+    recipe.run(config, Run.open(run.folder))
+    assert {path.name for path in (run.folder / "evaluation").rglob("ppo*.json")} == {"ppo.json", "ppo%2Bgreedy.json"}
+
+
+def test_what_is_played_depends_on_seed_and_iteration_alone_and_stays_clear_of_panels():
+    task = make_text("mixed").task
+    settings = OnlineSettings(num_starts=20, group_size=4)
+    one, again, later, other = (
+        draw_rollouts(task, settings, seed, number) for seed, number in ((0, 3), (0, 3), (0, 4), (1, 3))
+    )
+    assert one.cases == again.cases
+    assert one.cases != later.cases
+    assert one.cases != other.cases
+    assert all(case.seed < 10**6 and case.split == "train" for case in one.cases)
+    train = {goal.id for goal in task.goals("train")}
+    assert {case.goal_id for case in one.cases} <= train
+
+
+def test_members_of_a_group_share_goal_and_start_but_not_their_randomness():
+    task = make_text("mixed").task
+    rollouts = draw_rollouts(task, OnlineSettings(num_starts=5, group_size=3), 0, 2)
+    for number in range(5):
+        members = [i for i, group in enumerate(rollouts.groups.tolist()) if group == number]
+        assert len({rollouts.cases[i] for i in members}) == 1
+        assert len({rollouts.streams[i] for i in members}) == len(members) == 3
+    assert Counter(rollouts.groups.tolist()) == dict.fromkeys(range(5), 3)
+
+
+@pytest.mark.parametrize("context", ["rewrite", "append"])
+@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo", "gspo", "rloo"])
+def test_before_the_first_update_what_is_trained_is_what_acted(variant, context, tmp_path):
+    _, config, run = make("grpo", tmp_path / "run", text_agent={"max_new_tokens": 4, "context": context})
+    config = GRPOConfig.model_validate(config.model_dump() | {"grpo": {**ROUND, "group_size": 3, "variant": variant}})
+    beginning = Beginning(config, run)
+    beginning.warm_start()
+    learner = GRPOLearner(beginning.start_model().eval(), config)
+    rollouts = draw_rollouts(beginning.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, beginning.make_env, rollouts, 8)
+    rewards = np.linspace(0, 1, len(episodes))  # so that every group has something to learn
+    learner._rewards = lambda episode: torch.tensor([float(rewards[episodes.index(episode)])] * len(episode))
+    losses = learner.losses(episodes, rollouts.groups, 0)
+    index = losses.order(np.arange(len(losses)))
+    _, metrics = losses.loss(index, np.arange(len(losses)))
+    assert metrics["policy/log_prob_gap"] < 1e-4
+    assert metrics["policy/ratio_max"] == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo", "gspo", "rloo"])
+def test_parts_of_a_batch_add_up_to_its_loss(variant, tmp_path):
+    _, config, run = make("grpo", tmp_path / "run", warm_start={"num_demonstrations": 0})
+    config = GRPOConfig.model_validate(config.model_dump() | {"grpo": {**ROUND, "group_size": 3, "variant": variant}})
+    beginning = Beginning(config, run)
+    learner = GRPOLearner(beginning.start_model().eval(), config)
+    rollouts = draw_rollouts(beginning.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, beginning.make_env, rollouts, 8)
+    learner._rewards = lambda episode: torch.tensor([float(episode.seed % 7 + len(episode))] * len(episode))
+    losses = learner.losses(episodes, rollouts.groups, 0)
+    batch = np.arange(min(40, len(losses)))
+    whole = losses.loss(batch, batch)[0].item()
+    parts = sum(losses.loss(part, batch)[0].item() for part in np.array_split(batch, 3))
+    assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
+
+
+def test_an_episode_that_was_cut_counts_on_what_would_have_followed(tmp_path):
+    """With values of one everywhere and no reward, a truncated episode loses nothing, a terminated one all."""
+    _, config, run = make("ppo", tmp_path / "run", warm_start={"num_demonstrations": 0})
+    config = PPOConfig.model_validate(config.model_dump() | {"ppo": {**ROUND, "discount": 1.0, "gae_lambda": 1.0}})
+    beginning = Beginning(config, run)
+    scorer = PPORecipe().new_scorer(config, beginning).eval()
+    torch.nn.init.ones_(scorer.value_head[-1].bias)
+    learner = PPOLearner(scorer, config, beginning.task)
+    many = config.ppo.model_copy(update={"num_starts": 32})
+    episodes = play(learner.agent, beginning.make_env, draw_rollouts(beginning.task, many, 0, 0), 8)
+    assert {episode.truncated for episode in episodes} == {True, False}
+    losses = learner.losses(episodes, torch.arange(len(episodes)), 0)
+    first = np.cumsum([0, *map(len, episodes)])[:-1]
+    expected = [1.0 if episode.truncated else float(episode.rewards.sum()) for episode in episodes]
+    assert losses._returns[first].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_kind_of_wording_has_its_column():
+    columns = wording_columns(make_text("mixed").task)
+    names = [column.name for column in columns]
+    assert names[0] == "train"
+    assert names[-2:] == ["easy", "hard"]
+    assert {"rephrase: nouns", "rephrase: colours", "rephrase: dialogue"} <= set(names)
+
+
+def test_contradictory_settings_are_refused(tmp_path):
+    with pytest.raises(UserError, match="rewrite"):
+        make(
+            "grpo", tmp_path / "a", text_agent={"context": "append"}, grpo={**ROUND, "group_size": 2, "step_weight": 1}
+        )
+    with pytest.raises(UserError, match="step_weight"):
+        make("grpo", tmp_path / "b", grpo={**ROUND, "group_size": 2, "step_weight": 1, "variant": "gspo"})
+    with pytest.raises(UserError, match="multiple"):
+        make("sb3", tmp_path / "c", sb3={"steps_per_round": 100, "num_envs": 3, "num_steps": 32})
+    recipe, config, run = make("ppo", tmp_path / "d", scorer={"value_head": False})
+    with pytest.raises(UserError, match="value head"):
+        recipe.train(config, Beginning(config, run), run)
+
+
+def test_cloning_needs_demonstrations():
+    with pytest.raises(UserError, match="num_demonstrations"):
+        parse_config(BehaviourCloningConfig, {"warm_start": {"num_demonstrations": 0}}, "here")
