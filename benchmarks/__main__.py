@@ -1,4 +1,4 @@
-"""``python -m benchmarks [environment] [babyai] [meta_world] [imagination] [sampling] [offline] [--rounds 5]``."""
+"""``python -m benchmarks [environment] [babyai] [meta_world] [imagination] [sampling] [scoring] [offline] ...``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.harness import Comparison, Skipped, measure
 
-NAMES = ("environment", "babyai", "meta_world", "imagination", "sampling", "offline")
+NAMES = ("environment", "babyai", "meta_world", "imagination", "sampling", "scoring", "offline")
 
 
 def main() -> None:
