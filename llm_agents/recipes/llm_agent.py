@@ -10,7 +10,7 @@ from reward alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
@@ -30,17 +30,20 @@ from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
 from llm_agents.evaluation.evaluate import Column, EvaluationSettings, make_panels
 from llm_agents.evaluation.judge import judge, wording_columns
+from llm_agents.evaluation.panel import Panel
 from llm_agents.language_model import LanguageModel, LanguageModelSettings
 from llm_agents.memory import MemorySettings, TextualMemory, restored, word_overlap
 from llm_agents.prompts import Moment, Narrator, Prompter, PromptSettings
 from llm_agents.recipes import Recipe
-from llm_agents.rollout import Agent, rollout
+from llm_agents.rollout import Agent, numbered_rollout, rollout
 from llm_agents.run import Run
 from llm_agents.scoring import action_ids
 from llm_agents.training import Batch, OptimizerSettings, fit, load_weights
 
 NUM_CORPUS_EPISODES = 128
 START, GREEDY = "start", "+greedy"
+PLAYED = "played"
+NUM_KEPT = 4  # episodes of each panel that are kept to be read
 LIKE_LENGTHS = 8  # batches that are drawn together, so that each can hold sequences of like length
 
 
@@ -254,12 +257,25 @@ class LLMAgentRecipe(Recipe):
         first = self.trained_names[0]
         oracle = "expert" if beginning.has_expert else first
         judge(run, self, panels, self.agent_names(run), config.num_workers, first, oracle)
+        self._keep_some(run, panels, beginning)
+
+    def _keep_some(self, run: Run, panels: Mapping[str, Panel], beginning: Beginning) -> None:
+        """A few judged episodes of the last agent, with all its turns, for the report."""
+        store = run.episodes(PLAYED)
+        if not store.files:
+            agent = self.load_agent(run, self.trained_names[-1])
+            cases = [case for panel in panels.values() for case in panel.cases[:NUM_KEPT]]
+            played = dict(numbered_rollout(agent, beginning.make_env, cases))
+            store.append(played[index] for index in range(len(cases)))
 
     def make_env(self, config: Any) -> LanguageEnv:
         return make_environment(config.environment, **config.options)
 
     def columns(self, config: Any) -> list[Column]:
         return wording_columns(self.make_env(config).task)
+
+    def episode_stores(self, run: Run) -> dict[str, str]:
+        return {PLAYED: f"played by {self.trained_names[-1]}"}
 
     def agent_names(self, run: Run) -> list[str]:
         beginning = Beginning(parse_config(self.Config, run.config, str(run.folder)), run)

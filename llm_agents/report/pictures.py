@@ -12,6 +12,7 @@ from PIL import Image
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
+from llm_agents.prompts import Narrator, PromptSettings
 from llm_agents.run import Run
 
 NUM_GOALS = 4
@@ -29,13 +30,22 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One step in words: what was seen, and what was done then."""
+
+    seen: str
+    done: str
+
+
+@dataclass(frozen=True)
 class Strip:
-    """One rollout: which store it is from, and some of its states."""
+    """One rollout: which store it is from, some of its states in pictures, and its steps in words if it has any."""
 
     store: str
     caption: str
     episode: Episode
     frames: list[Frame]
+    steps: list[Step]
 
 
 def rollout_strips(run: Run, task: LanguageTask, captions: dict[str, str]) -> dict[str, list[Strip]]:
@@ -50,12 +60,16 @@ def rollout_strips(run: Run, task: LanguageTask, captions: dict[str, str]) -> di
     episodes = {name: _first_episodes(run, name, _choose(goals)) for name in captions}
     return {
         goal: [
-            Strip(name, caption, episodes[name][goal], _frames(task, episodes[name][goal]))
+            _strip(task, name, caption, episodes[name][goal])
             for name, caption in captions.items()
             if goal in episodes[name]
         ]
         for goal in _choose(goals)
     }
+
+
+def _strip(task: LanguageTask, store: str, caption: str, episode: Episode) -> Strip:
+    return Strip(store, caption, episode, _frames(task, episode), _steps(task, episode))
 
 
 def _goals(run: Run, store: str) -> dict[str, str]:
@@ -89,8 +103,28 @@ def _first_episodes(run: Run, store: str, goals: list[str]) -> dict[str, Episode
 
 
 def _frames(task: LanguageTask, episode: Episode) -> list[Frame]:
+    """Pictures of some states; none where the task cannot draw."""
     steps = np.unique(np.linspace(0, len(episode), NUM_FRAMES).round().astype(int))
-    return [Frame(int(step), _png(task.draw(episode.states[step]))) for step in steps]
+    try:
+        return [Frame(int(step), _png(task.draw(episode.states[step]))) for step in steps]
+    except NotImplementedError:
+        return []
+
+
+def _steps(task: LanguageTask, episode: Episode) -> list[Step]:
+    """The steps in words; none where actions have no words."""
+    if task.action_texts(episode.states[0]) is None:
+        return []
+    narrator = Narrator(PromptSettings())
+    return [
+        Step(task.describe(state), narrator.action_in_words(task, state, action) + (" (wrote none)" if invalid else ""))
+        for state, action, invalid in zip(episode.states[:-1], episode.actions, _invalid(episode), strict=True)
+    ]
+
+
+def _invalid(episode: Episode) -> list[bool]:
+    """Whether what an LLM agent wrote at each step named no action."""
+    return [turn.invalid for turn in episode.turns] or [False] * len(episode)
 
 
 def _png(pixels: np.ndarray) -> str:

@@ -20,6 +20,7 @@ from llm_agents.recipes.bc import BehaviourCloningConfig
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
 from llm_agents.recipes.llm_agent import Beginning
 from llm_agents.recipes.ppo import PPOConfig, PPOLearner, PPORecipe
+from llm_agents.report.write import write_report
 from llm_agents.run import Run
 
 MODEL = {
@@ -75,6 +76,7 @@ def test_a_recipe_trains_judges_every_agent_and_judges_them_alike_again(name, tm
     for agent in recipe.agent_names(run):
         assert agent in printed
         recipe.load_agent(run, agent)
+    assert "step by step" in write_report(run, recipe).read_text() or not recipe.episode_stores(run)
     results = sorted((tmp_path / "run" / "evaluation").rglob("*.json"))
     before = {path: path.read_text() for path in results}
     for path in results:
