@@ -4,10 +4,10 @@ Positions are world coordinates in cells from the centre of the room, x to the e
 coordinates are -2.5, -1.5, ..., 2.5 and no action changes a number by more than 1. What is carried is where the agent
 is: it moves along, and picking up or dropping moves it by one cell.
 
-What stands in the cell ahead follows from the rest, and is ignored in reading a state. It is there because a small
-network that learns dynamics from positions alone never finds out what picking up does: of the expert's pick-ups it
-predicted 1%, and 100% with it (an MLP of 160 units, 32,000 transitions, 800 steps); seen from the agent (everything
-turning around it), it predicted 85% of all transitions instead of 92%.
+What stands in the cell ahead follows from the rest, and is ignored in reading a state. It is there since small networks
+that learn dynamics from positions alone do not find out when picking up works: on 32,000 transitions, one seed, an MLP
+(256 units, 600 steps of 512) predicted 1% of the expert's pick-ups and none of the blocked steps. Told what is ahead, a
+smaller one (160 units, 800 steps of 256) predicted all of both, but what is ahead next only after four moves in five.
 
 ===================  =====================================================================================
 numbers              meaning
