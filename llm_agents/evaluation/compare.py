@@ -13,6 +13,7 @@ from envs.goals import unknown
 from llm_agents.errors import UserError
 from llm_agents.evaluation.evaluate import Result, stored_panels
 from llm_agents.evaluation.statistics import Estimate, over_seeds, paired_difference
+from llm_agents.recipes import find_recipe
 from llm_agents.run import Run
 
 Results = Mapping[str, Mapping[str, Result]]  # by column and agent
@@ -56,7 +57,7 @@ def compare(runs: Sequence[Results], baseline: str, oracle: str) -> Comparison:
 
 
 def read_results(runs: Sequence[Run]) -> list[dict[str, dict[str, Result]]]:
-    """The stored results of runs, on the panels that all of them were judged on.
+    """The stored results of runs, on the panels that all of them were judged on; agents in the recipe's order.
 
     Raises:
         UserError: there is no such panel.
@@ -65,7 +66,12 @@ def read_results(runs: Sequence[Run]) -> list[dict[str, dict[str, Result]]]:
     shared = [key for key in stored[0] if all(key in panels for panels in stored)]
     if not shared:
         raise UserError("the runs were not judged on a panel they share: evaluate them with the same options first")
-    return [{panels[key].column: panels[key].results for key in shared} for panels in stored]
+    order = find_recipe(runs[0].recipe).agent_names(runs[0])
+    return [{panels[key].column: _in_order(panels[key].results, order) for key in shared} for panels in stored]
+
+
+def _in_order(results: Mapping[str, Result], order: Sequence[str]) -> dict[str, Result]:
+    return {name: results[name] for name in [*order, *results] if name in results}
 
 
 def tables(comparison: Comparison, baseline: str, oracle: str, num_runs: int) -> list[Table]:
