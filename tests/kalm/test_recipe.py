@@ -58,7 +58,7 @@ generation: {num_samples: 4, max_steps: 12}
 search: {max_steps: 20, proposals: {num_candidates: 16}}
 verification: {num_replayed: 16, min_replay_success: 0.0, max_disagreement: 2.0, disagreement_unit: step}
 policy: {algorithm: iql, num_steps: 150, batch_size: 64, hidden_size: 64, num_layers: 2, learning_rate: 3.0e-3}
-evaluation: {num_episodes: 12, num_validation: 4}
+evaluation: {num_episodes: 8, num_validation: 4}
 """
 
 
@@ -153,6 +153,7 @@ def test_a_checkpoint_cut_short_is_named(folder, capsys):
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_the_same_recipe_runs_with_continuous_actions(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     path, folder = tmp_path / "point.yaml", tmp_path / "run"
@@ -163,9 +164,11 @@ def test_the_same_recipe_runs_with_continuous_actions(tmp_path, monkeypatch):
     assert all(gate["replay_success"] >= 0.5 for gate in gates.values())
     for way in ("search", "search_mlp"):
         assert {episode.actions.shape[1:] for episode in run.episodes(f"imagined_{way}").read()} == {(2,)}
-    results = evaluate(folder, "--split", "hard", "--agents", "random", "expert", "lm", "real", "real+oracle")["agents"]
-    assert results["expert"]["success_rate"] == 1
-    assert results["real+oracle"]["success_rate"] > results["random"]["success_rate"]
+    rates = {name: numbers["success_rate"] for name, numbers in evaluate(folder, "--split", "train")["agents"].items()}
+    assert set(rates) == set(AGENTS)
+    assert rates["expert"] == 1
+    assert rates["real"] >= 0.75 > rates["random"]
+    assert (folder / "report.html").exists()
 
 
 def test_cql_with_continuous_actions_is_refused_before_anything_is_collected(tmp_path, capsys):
