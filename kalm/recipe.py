@@ -13,11 +13,10 @@ from kalm.settings import KalmConfig, Way
 from kalm.stages import COLUMNS, Stages
 from kalm.summary import BASELINE, ORACLE, summarize
 from llm_agents.agents import ExpertAgent, RandomAgent
-from llm_agents.console import wide_console
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
-from llm_agents.evaluation.compare import compare, tables
-from llm_agents.evaluation.evaluate import Column, evaluate_run, results_table
+from llm_agents.evaluation.evaluate import Column
+from llm_agents.evaluation.judge import judge
 from llm_agents.recipes import Recipe
 from llm_agents.rollout import Agent
 from llm_agents.run import Run
@@ -76,13 +75,8 @@ class KalmRecipe(Recipe):
 
     def _evaluate(self, config: KalmConfig, run: Run) -> None:
         panels = Stages(config, run).panels()
-        results = evaluate_run(run, self, panels, self.agent_names(run), config.num_workers)
-        comparison = compare([results], BASELINE, ORACLE)
+        comparison = judge(run, self, panels, self.agent_names(run), config.num_workers, BASELINE, ORACLE)
         run.once("summary", lambda: summarize(comparison))
-        console = wide_console()
-        console.print(results_table(results, panels))
-        for table in tables(comparison, BASELINE, ORACLE, num_runs=1)[1:]:
-            console.print(table)
 
 
 _CAPTIONS: dict[Way, str] = {

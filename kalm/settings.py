@@ -12,6 +12,7 @@ from kalm.imagination import GenerationSettings, SearchSettings
 from kalm.offline import PolicySettings
 from kalm.verification import VerificationSettings
 from llm_agents.config import Settings
+from llm_agents.evaluation.evaluate import EvaluationSettings
 from llm_agents.language_model import LanguageModelSettings
 
 Way = Literal["greedy", "sample", "search", "search_mlp"]
@@ -41,13 +42,9 @@ class ImaginationSettings(Settings):
     """Cases for goals of the split ``hard``, the same number for each family."""
 
 
-class EvaluationSettings(Settings):
-    """How the agents are judged at the end."""
+class ValidatedSettings(EvaluationSettings):
+    """How the agents are judged, on the way and at the end."""
 
-    num_episodes: int = Field(300, ge=1)
-    """Episodes an agent and a column."""
-    panel_seed: int = Field(0, ge=0)
-    """Seed of the panels."""
     num_validation: int = Field(100, ge=1)
     """Episodes, on training goals and other starts, from which the share of imagined data is chosen."""
 
@@ -73,4 +70,4 @@ class KalmConfig(Settings):
     search: SearchSettings = SearchSettings()
     verification: VerificationSettings = VerificationSettings()
     policy: PolicySettings = PolicySettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
+    evaluation: ValidatedSettings = ValidatedSettings()

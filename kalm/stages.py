@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
 import numpy as np
@@ -34,7 +33,7 @@ from llm_agents.language_model import TINY, LanguageModel
 from llm_agents.parallel import in_processes
 from llm_agents.rollout import Agent, Case
 from llm_agents.run import Run
-from llm_agents.training import fit, load_weights, progress_bar, watch_progress
+from llm_agents.training import fit, load_weights, progress_bar, seeded, watch_progress
 
 UNSEEN: tuple[Split, ...] = ("rephrase", "easy", "hard")
 COLUMNS = (
@@ -276,7 +275,7 @@ class Stages:
     def _make_grounding(self) -> Grounding:
         """The untrained language model with its tasks; its weights depend on the seed alone."""
         corpus = [words for goal in self.task.goals("train") for words in goal.phrasings]
-        with _seeded(self.config.seed):
+        with seeded(self.config.seed):
             lm = LanguageModel.load(self.config.language_model, corpus=corpus, encoder=self._tiny_encoder)
             model = TrajectoryLM(lm, self.actions, self._scale_or_shape())
         return Grounding(model, self.config.grounding)
@@ -286,12 +285,12 @@ class Stages:
         return self.encoder if self.config.language_model.name == TINY else None
 
     def _make_mlp(self) -> MLPDynamics:
-        with _seeded(self.config.seed):
+        with seeded(self.config.seed):
             return MLPDynamics(self.actions, self._scale_or_shape(), self.config.mlp_dynamics)
 
     def _make_policy(self) -> OfflineAlgorithm:
         algorithm = ALGORITHMS[self.config.policy.algorithm]
-        with _seeded(self.config.seed):
+        with seeded(self.config.seed):
             return algorithm(self.encoder.dim, self._scale_or_shape(), self.actions, self.config.policy)
 
     def _scale_or_shape(self) -> Scale:
@@ -419,11 +418,3 @@ def _parse_policy_name(name: str) -> tuple[str, str, float]:
     added = agent.removeprefix("real").removeprefix("+")
     store = added if added in ("", "oracle") else f"imagined_{added}"
     return agent, store, float(share or 0.0)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Weights that depend on the seed alone, whatever was drawn before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

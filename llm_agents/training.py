@@ -246,6 +246,14 @@ def _load_state(module: nn.Module, tensors: dict[str, Tensor], name: str) -> Non
 
 
 @contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Weights that depend on the seed alone, whatever was drawn before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def watch_progress(title: str, run: Run, steps: dict[str, int]) -> Iterator[None]:
     """A progress bar over trainings that go on in other processes, read from what they log.
 

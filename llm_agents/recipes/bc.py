@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import Field
 
-from llm_agents.recipes.llm_agent import Beginning, LLMAgentConfig, LLMAgentRecipe, WarmStartSettings, seeded
+from llm_agents.recipes.llm_agent import Beginning, LLMAgentConfig, LLMAgentRecipe, WarmStartSettings
 from llm_agents.rollout import Agent
 from llm_agents.run import Run
 from llm_agents.scoring import ActionScorer, ScorerSettings
 from llm_agents.scoring_agent import ScoringAgent
-from llm_agents.training import load_weights
+from llm_agents.training import load_weights, seeded
 
 
 class ScoringConfig(LLMAgentConfig):

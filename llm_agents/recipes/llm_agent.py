@@ -10,8 +10,7 @@ from reward alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -38,7 +37,7 @@ from llm_agents.recipes import Recipe
 from llm_agents.rollout import Agent, numbered_rollout, rollout
 from llm_agents.run import Run
 from llm_agents.scoring import action_ids
-from llm_agents.training import Batch, OptimizerSettings, fit, load_weights
+from llm_agents.training import Batch, OptimizerSettings, fit, load_weights, seeded
 
 NUM_CORPUS_EPISODES = 128
 START, GREEDY = "start", "+greedy"
@@ -211,14 +210,6 @@ def baselines(beginning: Beginning) -> dict[str, Agent]:
     if beginning.has_expert:
         agents["expert"] = ExpertAgent(beginning.task)
     return agents
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Weights that depend on the seed alone, whatever was drawn before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 class LLMAgentRecipe(Recipe):
