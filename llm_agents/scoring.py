@@ -7,8 +7,9 @@ GLAM (Carta et al., ICML 2023) and TWOSOME (Tan et al., ICLR 2024). With an acti
 where ``n`` is 1, the number of tokens or the number of words. The log-probabilities are those of the whole vocabulary,
 so that no action gains by being short or by being padded; published code that sums raw logits prefers such.
 
-All actions of a prompt are read in one forward, one behind the other, each attending to the prompt and to itself. The
-forward is differentiable: acting and training share it.
+All actions of a prompt are read in one forward. Behind the prompt stands the tree of their tokens, in which actions
+that begin alike share their beginning; each token attends to the prompt and to the path that leads to it. It is
+differentiable, so that acting and training share it.
 """
 
 from __future__ import annotations
@@ -53,23 +54,28 @@ class Scores(NamedTuple):
 
 
 class ActionSet(NamedTuple):
-    """The tokens of some actions, one action after the other, as they are laid out behind a prompt.
+    """The tokens of A actions as the tree that is laid out behind a prompt.
 
-    All but the last token of each action are read, W of them; each of the M tokens is predicted.
+    All but the last token of each action are read, those of a common beginning once: W of them. Each of the M tokens of
+    all actions is predicted.
 
     Attributes:
+        rows: the tokens of each action.
         read: the tokens that are read, (W,).
-        segments: for each of them, one plus the index of its action, (W,).
-        offsets: for each of them, its place in its action, (W,).
+        depths: the place of each in its action, from 0, (W,).
+        paths: whether the token in the column lies on the path to the token in the row, which counts itself, (W, W).
+        leaders: the first of the actions that each belongs to, (W,).
         targets: the tokens to be predicted, (M,).
         sources: what each is predicted from: 0 is the prompt's last token, 1 + i the i-th that is read, (M,).
         owners: the action each belongs to, (M,).
         norms: what the log-probability of each action is divided by, (A,).
     """
 
+    rows: Sequence[Sequence[int]]
     read: NDArray[np.int64]
-    segments: NDArray[np.int64]
-    offsets: NDArray[np.int64]
+    depths: NDArray[np.int64]
+    paths: NDArray[np.bool_]
+    leaders: NDArray[np.int64]
     targets: NDArray[np.int64]
     sources: NDArray[np.int64]
     owners: NDArray[np.int64]
@@ -120,7 +126,7 @@ class ActionScorer(nn.Module):
 
     def room(self, actions: Sequence[str]) -> int:
         """How many tokens behind a prompt must be free for the longest of these actions, whose last is never read."""
-        return 1 + int(self.action_set(tuple(actions)).offsets.max(initial=-1))
+        return 1 + int(self.action_set(tuple(actions)).depths.max(initial=-1))
 
     def action_set(self, texts: tuple[str, ...]) -> ActionSet:
         """The tokens of these actions, computed once for each set."""
@@ -152,39 +158,40 @@ class ActionScorer(nn.Module):
 
     def _read_packed(self, prompts: Sequence[Sequence[int]], sets: Sequence[ActionSet]) -> tuple[Tensor, Tensor]:
         """The hidden states of the last token of each prompt (B, H), and of all tokens read of actions, (sum W, H)."""
-        rows = [np.concatenate([prompt, s.read]) for prompt, s in zip(prompts, sets, strict=True)]
-        token_ids, mask = self.lm.pad([row.tolist() for row in rows])
+        rows = [[*prompt, *s.read.tolist()] for prompt, s in zip(prompts, sets, strict=True)]
+        token_ids, mask = self.lm.pad(rows)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=mask.device)
+        embeds = self.lm.embed_ids(token_ids)
         if not any(len(s.read) for s in sets):
-            hidden = self.lm.hidden_states(self.lm.embed_ids(token_ids), mask)
+            hidden = self.lm.hidden_states(embeds, mask)
             return hidden[_arange(lengths), lengths - 1], hidden[:0, 0]
-        segments, positions = np.zeros((2, *token_ids.shape), np.int64)
+        positions = np.zeros(token_ids.shape, np.int64)
         for row, (prompt, s) in enumerate(zip(prompts, sets, strict=True)):
-            begin, end = len(prompt), len(prompt) + len(s.read)
-            segments[row, begin:end] = s.segments
-            positions[row, :begin] = np.arange(begin)
-            positions[row, begin:end] = begin + s.offsets
-        segment, position = (torch.from_numpy(part).to(mask.device) for part in (segments, positions))
-        attends = packed_mask(segment, mask)[:, None]
-        hidden = self.lm.hidden_states(self.lm.embed_ids(token_ids), attends, positions=position)
-        return hidden[_arange(lengths), lengths - 1], hidden[segment > 0]
+            positions[row, : len(rows[row])] = np.r_[: len(prompt), len(prompt) + s.depths]
+        attends = torch.from_numpy(packed_mask([len(p) for p in prompts], [s.paths for s in sets])).to(mask.device)
+        hidden = self.lm.hidden_states(embeds, attends[:, None], positions=torch.from_numpy(positions).to(mask.device))
+        inner = mask & (torch.arange(mask.shape[1], device=mask.device) >= lengths[:, None])
+        return hidden[_arange(lengths), lengths - 1], hidden[inner]
 
     def _read_cached(self, prompts: Sequence[Sequence[int]], sets: Sequence[ActionSet]) -> tuple[Tensor, Tensor]:
-        """As `_read_packed`, in two forwards: the prompts, then each action after a copy of its prompt's cache."""
+        """As `_read_packed`, in two forwards: the prompts, then actions after copies of their prompts' caches."""
         token_ids, mask = self.lm.pad(prompts)
         lengths = mask.sum(1)
         cache = DynamicCache(config=self.lm.model.config)
         hidden = self.lm.hidden_states(self.lm.embed_ids(token_ids), mask, cache)
         last = hidden[_arange(lengths), lengths - 1]
-        rows = [(i, s.read[s.segments == n].tolist()) for i, s in enumerate(sets) for n in np.unique(s.segments)]
-        if not rows:
+        nodes = [
+            (i, leader, depth) for i, s in enumerate(sets) for leader, depth in zip(s.leaders, s.depths, strict=True)
+        ]
+        if not nodes:
             return last, hidden[:0, 0]
+        rows = {key: row for row, key in enumerate(dict.fromkeys((i, leader) for i, leader, _ in nodes))}
         owner = torch.tensor([i for i, _ in rows], device=mask.device)
-        action_ids, action_mask = self.lm.pad([ids for _, ids in rows])
+        action_ids, action_mask = self.lm.pad([sets[i].rows[leader][:-1] for i, leader in rows])
         cache.batch_select_indices(owner)
         embeds = self.lm.embed_ids(action_ids)
         hidden = self.lm.hidden_states(embeds, torch.cat([mask[owner], action_mask], 1), cache)
-        return last, hidden[action_mask]
+        return last, hidden[[rows[i, leader] for i, leader, _ in nodes], [int(depth) for *_, depth in nodes]]
 
     def _scores(self, last: Tensor, inner: Tensor, sets: Sequence[ActionSet]) -> Tensor:
         """Scores (B, A) from the hidden states after which an action's tokens are predicted."""
@@ -218,34 +225,44 @@ def action_ids(lm: LanguageModel, action: str) -> list[int]:
     return token_ids
 
 
-def packed_mask(segments: Tensor, real: Tensor) -> Tensor:
-    """Who attends to whom where several continuations stand behind one prompt.
+def packed_mask(lengths: Sequence[int], paths: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Who attends to whom where a tree of continuations stands behind each prompt.
 
     Args:
-        segments: 0 for the prompt and for padding, 1, 2, ... for the continuations, (B, S).
-        real: what is no padding, (B, S) bool.
+        lengths: of the B prompts.
+        paths: for each, which tokens of its tree lie on the path to which, (W, W).
 
     Returns:
-        (B, S, S) bool: whether query q attends to key k: k does not come after q, and is of the prompt or of q's own
-        continuation. Padding attends to itself, so that no softmax is empty.
+        (B, S, S) with S the longest prompt with its tree: whether a query (row) attends to a key (column). A token of
+        the prompt attends to those before it and itself, one of the tree to the prompt and its path. Padding attends
+        to itself, too, so that no softmax is empty.
     """
-    size = segments.shape[1]
-    causal = torch.ones(size, size, dtype=torch.bool, device=segments.device).tril()
-    itself = torch.eye(size, dtype=torch.bool, device=segments.device)
-    keys, queries = segments[:, None], segments[:, :, None]
-    return causal & real[:, None] & ((keys == 0) | (keys == queries)) | itself
+    size = max(length + len(path) for length, path in zip(lengths, paths, strict=True))
+    attends = np.tile(np.tri(size, dtype=bool), (len(lengths), 1, 1))
+    for row, (length, path) in enumerate(zip(lengths, paths, strict=True)):
+        attends[row, length:, length:] = np.eye(size - length, dtype=bool)
+        attends[row, length : length + len(path), length : length + len(path)] = path
+    return attends
 
 
 def _lay_out(rows: Sequence[Sequence[int]], norms: Sequence[int]) -> ActionSet:
-    read = [token for row in rows for token in row[:-1]]
-    lengths = [len(row) - 1 for row in rows]
-    begins = np.cumsum([0, *lengths[:-1]])
+    tree: dict[tuple[int, ...], int] = {}  # the number of each beginning, in the order met
+    leaders: list[int] = []
+    for action, row in enumerate(rows):
+        for depth in range(1, len(row)):
+            if tuple(row[:depth]) not in tree:
+                tree[tuple(row[:depth])] = len(leaders)
+                leaders.append(action)
+    paths = [[path[: len(other)] == other for other in tree] for path in tree]
+    sources = [0 if depth == 0 else 1 + tree[tuple(row[:depth])] for row in rows for depth in range(len(row))]
     return ActionSet(
-        read=np.array(read, np.int64),
-        segments=np.repeat(np.arange(1, len(rows) + 1), lengths),
-        offsets=_join([np.arange(length) for length in lengths]),
-        targets=_join([np.array(row, np.int64) for row in rows]),
-        sources=_join([np.r_[0, begin + 1 : begin + 1 + n] for begin, n in zip(begins, lengths, strict=True)]),
+        rows=rows,
+        read=np.array([path[-1] for path in tree], np.int64),
+        depths=np.array([len(path) - 1 for path in tree], np.int64),
+        paths=np.array(paths, bool).reshape(len(tree), len(tree)),
+        leaders=np.array(leaders, np.int64),
+        targets=np.array([token for row in rows for token in row], np.int64),
+        sources=np.array(sources, np.int64),
         owners=np.repeat(np.arange(len(rows)), [len(row) for row in rows]),
         norms=np.array(norms, np.float32),
     )

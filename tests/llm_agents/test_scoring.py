@@ -141,13 +141,21 @@ def test_actions_of_one_token_take_no_position_behind_the_prompt(monkeypatch):
     assert widths == [max(map(len, prompts))]
 
 
-def test_the_mask_lets_a_continuation_see_the_prompt_and_itself():
-    segments = torch.tensor([[0, 0, 1, 1, 2, 0]])
-    real = torch.tensor([[True] * 5 + [False]])
-    expected = [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 1, 0]]
-    mask = packed_mask(segments, real)[0].int().tolist()
-    assert mask[:5] == expected
-    assert mask[5][5] == 1
+def test_the_mask_lets_a_token_see_the_prompt_and_its_path():
+    one = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 1]], bool)  # two continuations of one beginning
+    first, second = packed_mask([2, 3], [one, np.ones((1, 1), bool)]).astype(int).tolist()
+    assert first == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 0, 1]]
+    assert second[:4] == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]
+    assert second[4][4] == 1  # padding
+
+
+def test_what_actions_have_in_common_is_read_once():
+    scorer = make_scorer(make_lm())
+    rows = [action_ids(scorer.lm, action) for action in ACTIONS]
+    read = scorer.action_set(ACTIONS).read
+    assert rows[1][0] == rows[2][0], "no two begin alike: nothing is tested"
+    assert len(read) == len({tuple(row[:depth]) for row in rows for depth in range(1, len(row))})
+    assert len(read) < sum(len(row) - 1 for row in rows)
 
 
 def test_the_value_may_learn_without_changing_the_model():
