@@ -116,8 +116,16 @@ def test_an_interrupted_training_resumes_to_the_same_result(tmp_path_factory, un
     assert_the_same(run, uninterrupted)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt, even where the tests run in the background of a shell that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("where", ["update", "after_step", "evaluate", "checkpoint"])
-def test_ctrl_c_in_the_middle_of_a_step_leaves_no_half_of_it(new_run, uninterrupted, where, monkeypatch):
+def test_ctrl_c_in_the_middle_of_a_step_leaves_no_half_of_it(new_run, uninterrupted, where, monkeypatch, ctrl_c):
     """The weights have been changed, but the step is not counted yet; or the other way round."""
     run, module, calls = new_run(), make_module(), []
 
