@@ -16,6 +16,7 @@ scored as their `ActionSpace` has it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -67,6 +68,10 @@ class GroundingSettings(OptimizerSettings):
     """Longer rollouts are read, and later written, in pieces of this many steps."""
     action_weight: float = Field(0.5, ge=0)
     """Weight of the action loss against the state loss in rollout generation (KALM: 0.5)."""
+    consequence_unit: Literal["step", "state"] = "step"
+    """What half the error of a predicted consequence is measured in: the deviation of one step's change, which suits
+    rollouts of a few steps; or the deviation of the state, since in a hundred steps a state may change by a hundred
+    deviations of one step, and the square of that would drown the other losses."""
 
     def sizes(self) -> dict[str, int]:
         """The number of sequences of each task in a batch; their sum is ``batch_size``."""
@@ -148,7 +153,7 @@ class Grounding(nn.Module):
             ]
         )
         last = states[torch.arange(batch, device=lengths.device), lengths]
-        loss = self._change_loss(pieces[-1][:, -1], states[:, 0], last) / 4  # a rollout's change is several steps'
+        loss = self._consequence_loss(pieces[-1][:, -1], states[:, 0], last) / 4  # a rollout's change is several steps'
         return loss, {"state_loss": loss.item()}
 
     def explanation(
@@ -172,6 +177,11 @@ class Grounding(nn.Module):
     def _trajectory(self, states: Tensor, actions: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         positions = torch.arange(2 * actions.shape[1] + 1, device=lengths.device)
         return self.model.embed_trajectory(states, actions), positions <= 2 * lengths[:, None]
+
+    def _consequence_loss(self, hidden: Tensor, first: Tensor, last: Tensor) -> Tensor:
+        if self.settings.consequence_unit == "step":
+            return self._change_loss(hidden, first, last)
+        return F.mse_loss(self.model.next_states(first, hidden) / self.model.state_std, last / self.model.state_std)
 
     def _change_loss(self, hidden: Tensor, states: Tensor, next_states: Tensor) -> Tensor:
         target = (next_states - states) / self.model.step_std

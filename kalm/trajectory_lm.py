@@ -32,14 +32,14 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, states: Tensor, next_states: Tensor) -> Scale:
-        """Measured on transitions (N, D); a number that changes by no more than rounding gets the deviation 1."""
+        """Measured on transitions (N, D).
+
+        A number that is always the same gets the deviation 1, and one that stays the same throughout an episode a
+        step as small as rounding: a prediction that is a little off must not move it.
+        """
         mean, state_std, step_std = states.mean(0), states.std(0), (next_states - states).std(0)
-        rounding = 1e-6 + 1e-5 * mean.abs()
-        return cls(
-            mean,
-            torch.where(state_std > rounding, state_std, 1.0),
-            torch.where(step_std > rounding, step_std, 1.0),
-        )
+        rounding = 1e-6 * (1 + mean.abs())
+        return cls(mean, torch.where(state_std > rounding, state_std, 1.0), torch.maximum(step_std, rounding))
 
 
 class TrajectoryLM(nn.Module):

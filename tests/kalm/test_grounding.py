@@ -146,6 +146,24 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_rows(world, model, trajectorie
     assert task(**rows)[0].item() == pytest.approx(whole, rel=1e-5)
 
 
+@BOTH
+@torch.no_grad()
+def test_a_consequence_may_be_measured_in_deviations_of_the_state(world, make_model, trajectories):
+    """By hand, from what the model says of the first state."""
+    grounding = Grounding(make_model(), GroundingSettings(consequence_unit="state"))
+    rows, whole = torch.arange(6), trajectories.actions.shape[1]
+    states, actions, lengths = trajectories.window(rows, torch.zeros(6, dtype=torch.long), whole)
+    instructions = [episode.instruction for episode in trajectories.episodes[:6]]
+    loss, _ = grounding.consequence(states, actions, lengths, instructions)
+    model, one = grounding.model, torch.ones(6, 1, dtype=torch.bool)
+    start, end = model.marker("start", 6), model.marker("end", 6)
+    text = model.lm.embed_texts(instructions)
+    pieces = [model.marker("goal", 6), text, start, (model.embed_states(states[:, :1]), one), end]
+    said = model.next_states(states[:, 0], model.read(pieces)[-1][:, 0])
+    last = torch.stack([torch.from_numpy(episode.states[-1]) for episode in trajectories.episodes[:6]])
+    assert loss.item() == pytest.approx(((said - last) / 2 / model.state_std).square().mean().item(), rel=1e-3)
+
+
 @torch.no_grad()
 def test_the_loss_is_the_sum_over_the_tasks_in_the_batch(make_model, data):
     grounding = Grounding(make_model(), data.settings)
