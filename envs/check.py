@@ -304,6 +304,26 @@ def _real_transitions_are_plausible(evidence: Evidence) -> Iterator[str]:
         yield f"task.plausible refuses {refused:.1%} of real transitions: it may refuse {MAX_IMPLAUSIBLE:.0%}"
 
 
+def _real_states_can_exist(evidence: Evidence) -> Iterator[str]:
+    """task.project leaves real states as they are."""
+    if not evidence.rollouts:
+        return
+    states = np.concatenate([rollout.states for rollout in evidence.rollouts])
+    given = states.copy()
+    projected = np.asarray(evidence.env.task.project(given))
+    if not np.array_equal(given, states):
+        yield "task.project changes its input: it must work on a copy"
+    if projected.shape != states.shape or projected.dtype != states.dtype:
+        yield (
+            f"task.project gives {projected.dtype} of shape {projected.shape} for {states.dtype} of shape "
+            f"{states.shape}: it must keep both"
+        )
+        return
+    moved = np.flatnonzero(~np.isclose(projected, states, rtol=1e-4, atol=1e-6).all(-1))
+    if len(moved):
+        yield f"task.project changes {len(moved)} of {len(states)} real states: it must leave them as they are"
+
+
 def _rewards_are_finite(evidence: Evidence) -> Iterator[str]:
     """Rewards are finite numbers."""
     for rollout in evidence.rollouts:
@@ -363,6 +383,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     _start_may_be_left_out,
     _success_is_achieved,
     _real_transitions_are_plausible,
+    _real_states_can_exist,
     _rewards_are_finite,
     _episodes_end_at_the_horizon,
     _unknown_names_are_refused,

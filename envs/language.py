@@ -6,9 +6,10 @@ goal in words.
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "LanguageEnv",
     "LanguageEnvError",
     "LanguageTask",
+    "StateGrid",
     "check_language_env",
     "start_of",
 ]
@@ -33,11 +35,28 @@ MAX_TEXT = 4096
 MAX_START_DRAWS = 1000
 
 
+class StateGrid(NamedTuple):
+    """A grid of cells within a state: ``state[start : start + size].reshape(shape)``.
+
+    Attributes:
+        start: index of its first number in the state.
+        shape: width, height (either way round) and the numbers that a cell has.
+    """
+
+    start: int
+    shape: tuple[int, int, int]
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+
 class LanguageTask(Protocol):
     """What an environment must be able to say about itself.
 
-    `achieved`, `reward`, `plausible` and `startable` are pure functions of states, vectorised over leading axes:
-    a real rollout and an imagined one are judged by the same code. States are float arrays (..., D). Where a goal
+    `achieved`, `reward`, `plausible`, `project` and `startable` are pure functions of states, vectorised over leading
+    axes: a real rollout and an imagined one are judged by the same code. States are float arrays (..., D). Where a goal
     is relative to how the episode began, ``start`` holds the start states (..., D), broadcast against ``states``;
     left out, it is the first state along the time axis, ``states[..., :1, :]`` (for a lone state, that state).
     """
@@ -86,9 +105,21 @@ class LanguageTask(Protocol):
         """Whether physics could have made each transition; by default, whether its numbers are finite."""
         return np.isfinite(states).all(-1) & np.isfinite(next_states).all(-1)
 
+    def project(self, states: NDArray) -> NDArray[np.floating]:
+        """The nearest states that can exist, (..., D) -> (..., D) of the same dtype; by default the states themselves.
+
+        Imagination goes on from them, so that the small errors of a learned model do not add up. Real states stay as
+        they are, and states with numbers that are not finite too: those are for `plausible` to refuse.
+        """
+        return states
+
     def startable(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
         """Which states an episode for this goal may start from; by default those where it is not yet reached."""
         return ~self.achieved(goal, states, start=states)
+
+    def grid(self) -> StateGrid | None:
+        """Where a grid of cells lies in the state, for networks with convolutions; by default there is none."""
+        return None
 
     def draw(self, state: NDArray) -> NDArray[np.uint8]:
         """A picture (H, W, 3) of a state, real or imagined."""

@@ -7,6 +7,9 @@ Three ways, which every result keeps apart:
 - ``search``: planning in a learned model. Every action is tried in the model's own dynamics, and the one whose outcome
   the task rewards most is taken; of continuous actions those that the LM would take, with noise, and then those near
   the best of them. With an MLP's dynamics instead of the LM's this is ``search_mlp``.
+
+Each goes on from ``task.project`` of what the model predicts, the nearest state that can exist: where states are of
+whole cells and one-hot numbers, the errors of many steps would add up to rooms that are none.
 """
 
 from __future__ import annotations
@@ -128,10 +131,12 @@ def _generate(
             context = _Context(model, prompt, mask, min(batch.piece_steps, batch.max_steps - step))
         logits = model.action_logits(context.read(model.embed_states(state)))
         action = model.actions.draw(logits, temperature, generator)
-        state = model.next_states(state, context.read(model.embed_actions(state, action)))
+        predicted = model.next_states(state, context.read(model.embed_actions(state, action)))
+        reached = batch.task.project(predicted.cpu().numpy())
+        state = torch.as_tensor(reached, device=model.device)
         states.append(state)
         actions.append(action)
-        if judge.all_achieved(state.cpu().numpy()):
+        if judge.all_achieved(reached):
             break
     return torch.stack(states, 1).cpu().numpy(), torch.stack(actions, 1).cpu().numpy()
 
@@ -209,8 +214,8 @@ def search(
 
 
 class _Outlook(NamedTuple):
-    """What K actions in each of N states lead to: the next states (N, K, D), their rewards (N, K), and whether physics
-    allows them (N, K)."""
+    """What K actions in each of N states lead to: the next states (N, K, D), which can exist, their rewards (N, K), and
+    whether physics allows what was predicted (N, K)."""
 
     outcomes: NDArray
     rewards: NDArray
@@ -224,8 +229,9 @@ class _Lookahead:
         self._dynamics, self._task, self._judge, self._current = dynamics, task, judge, current
 
     def outlook(self, actions: Tensor) -> _Outlook:
-        outcomes = self._dynamics.outcomes(torch.from_numpy(self._current), actions).cpu().numpy()
-        possible = self._task.plausible(self._current[:, None], actions.numpy(), outcomes)
+        predicted = self._dynamics.outcomes(torch.from_numpy(self._current), actions).cpu().numpy()
+        possible = self._task.plausible(self._current[:, None], actions.numpy(), predicted)
+        outcomes = self._task.project(predicted)
         return _Outlook(outcomes, self._judge.rewards(self._current, outcomes), possible)
 
     def scores(self, actions: Tensor) -> NDArray:

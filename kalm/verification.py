@@ -62,7 +62,8 @@ def verify(
     """Judge imagined rollouts; nothing here looks at the environment.
 
     - plausible: ``task.plausible`` for every transition (bounds, step sizes, nothing inside another thing);
-    - consistent: every state is near the one that ``dynamics`` predicts from its predecessor;
+    - consistent: every state is near what ``dynamics`` predicts from its predecessor, as the nearest state that can
+      exist (``task.project``);
     - success: ``task.achieved`` in the last state.
 
     Args:
@@ -73,7 +74,8 @@ def verify(
     states, next_states = trajectories.states[rows, steps], trajectories.states[rows, steps + 1]
     actions = trajectories.actions[rows, steps]
     unit = step_std if settings.disagreement_unit == "step" else torch.ones_like(step_std)
-    disagreement = ((dynamics.predict(states, actions) - next_states).abs() / unit).amax(-1)
+    predicted = torch.from_numpy(task.project(dynamics.predict(states, actions).cpu().numpy()))
+    disagreement = ((predicted - next_states).abs() / unit).amax(-1)
     plausible = task.plausible(states.numpy(), actions.numpy(), next_states.numpy())
     return Verdict(
         plausible=_all_steps(plausible, rows.numpy(), len(episodes)),

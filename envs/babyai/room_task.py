@@ -121,6 +121,10 @@ class BabyAIRoomTask(LanguageTask):
         same_door = after.door_colour == before.door_colour
         return valid & stepped & turned & still & kept & same_door & _unlocked_by_key(before, after)
 
+    def project(self, states: NDArray) -> NDArray[np.floating]:
+        states = np.asarray(states)
+        return np.where(np.isfinite(states).all(-1, keepdims=True), project(states), states)
+
     def draw(self, state: NDArray) -> NDArray[np.uint8]:
         from envs.babyai.room_picture import draw
 

@@ -262,6 +262,14 @@ def test_a_snapped_state_is_valid_whatever_it_came_from():
         assert len({*taken, tuple(agent.tolist())}) == len(taken) + 1
 
 
+def test_states_without_meaning_stay_so():
+    """A model that goes wrong must not be taken for one that imagines rooms."""
+    states, _, _ = random_states(1, 5)
+    states[2, 7], states[3, 0] = np.nan, np.inf
+    assert np.array_equal(TASK.project(states), states, equal_nan=True)
+    assert TASK.project(states).dtype == np.float32
+
+
 def test_a_state_of_another_size_is_refused():
     with pytest.raises(ValueError, match=f"has {STATE_SIZE} numbers, got shape \\(3, 8\\)"):
         TASK.achieved(TASK.goals("train")[0], np.zeros((3, 8)))

@@ -227,6 +227,26 @@ class PushesAreImplausible(ClevrRobotTask):
         return np.linalg.norm(next_states - states, axis=-1) < 0.2
 
 
+class ProjectMovesRealStates(ClevrRobotTask):
+    def project(self, states):
+        return np.round(states, 2)
+
+
+class ProjectWorksInPlace(ClevrRobotTask):
+    def project(self, states):
+        return np.clip(states, -0.1, 0.1, out=states)
+
+
+class ProjectLosesAnAxis(ClevrRobotTask):
+    def project(self, states):
+        return states[0]
+
+
+class ProjectDoublesPrecision(ClevrRobotTask):
+    def project(self, states):
+        return states.astype(np.float64)
+
+
 class StartableIsOneAnswer(ClevrRobotTask):
     def startable(self, goal, states):
         return np.bool_(super().startable(goal, states).any())
@@ -359,6 +379,10 @@ FAULTS = [
     (PlausibleIsOneAnswer, "task.plausible gives shape ()"),
     (PlausibleWritesActions, "task.plausible changes its input"),
     (PushesAreImplausible, "of real transitions: it may refuse 1%"),
+    (ProjectMovesRealStates, "real states: it must leave them as they are"),
+    (ProjectWorksInPlace, "task.project changes its input"),
+    (ProjectLosesAnAxis, "task.project gives float32 of shape (10,) for float32 of shape ("),
+    (ProjectDoublesPrecision, "task.project gives float64"),
     (StartableIsOneAnswer, "task.startable gives shape ()"),
     (EndlessHorizon, "task.horizon gives 50.0"),
     (Lying, 'info["is_success"] was True at step 2'),

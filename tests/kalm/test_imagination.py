@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from small_models import NAMES, Grounded, MakeModel
 from torch import Tensor
-from worlds import BOTH, World
+from worlds import BOTH, ROOM, World
 
+from envs.babyai.room_task import BabyAIRoomTask
 from envs.clevr_robot import make
 from envs.clevr_robot.env import NUM_ACTIONS
 from envs.clevr_robot.expert import predict_pushes
@@ -18,9 +19,9 @@ from envs.episodes import Episode
 from envs.language import LanguageTask
 from kalm.action_space import DiscreteActions
 from kalm.cases import imagination_cases, training_cases
-from kalm.dynamics import LMDynamics
+from kalm.dynamics import LMDynamics, MLPDynamics, MLPDynamicsSettings
 from kalm.imagination import GenerationSettings, SearchSettings, generate, search, start_states
-from kalm.trajectory_lm import TrajectoryLM
+from kalm.trajectory_lm import Scale, TrajectoryLM
 from llm_agents.rollout import Case
 
 TASK = ClevrRobotTask()
@@ -126,6 +127,63 @@ def test_start_states_are_those_of_the_environment():
     for case, start in zip(CASES, STARTS, strict=True):
         observation, _ = env.reset(seed=case.seed, options={"goal": case.goal_id, "split": case.split})
         assert np.array_equal(observation["state"], start)
+
+
+# States that can exist
+
+
+class AnyVector(BabyAIRoomTask):
+    """A room in which whatever is predicted is taken for a state."""
+
+    project = LanguageTask.project
+
+
+class Watched(BabyAIRoomTask):
+    """A room that notes how many states it was asked to project each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def project(self, states: NDArray) -> NDArray:
+        self.shapes.append(states.shape[:-1])
+        return super().project(states)
+
+
+def imagine(way: str, model: TrajectoryLM, scale: Scale, world: World, task: LanguageTask) -> list[Episode]:
+    """Rollouts of an untrained model, which predicts anything."""
+    cases = some_cases(world)
+    starts = start_states(world.make, cases)
+    if way in ("greedy", "sample"):
+        return generate(model, task, cases, starts, GENERATION, 0.0 if way == "greedy" else 1.0)
+    mlp = MLPDynamics(world.actions, scale, MLPDynamicsSettings(hidden_size=16))
+    dynamics = LMDynamics(model) if way == "search" else mlp
+    return search(dynamics, task, world.actions, unasked, cases, starts, SearchSettings(max_steps=5))
+
+
+@ROOM
+@pytest.mark.parametrize("way", ["greedy", "sample", "search", "search_mlp"])
+def test_imagined_states_can_exist_where_the_task_says_which_do(world, make_model: MakeModel, scale, way):
+    model = make_model()
+    imagined, wild = (
+        np.concatenate([episode.states[1:] for episode in imagine(way, model, scale, world, task)])
+        for task in (BabyAIRoomTask(), AnyVector())
+    )
+    assert np.array_equal(world.task.project(imagined), imagined)
+    assert not np.isclose(world.task.project(wild), wild).all(-1).any()
+
+
+@ROOM
+@pytest.mark.parametrize(("way", "num_candidates"), [("greedy", []), ("search", [7])])
+def test_the_states_of_all_rollouts_are_projected_at_once(world, make_model: MakeModel, scale, way, num_candidates):
+    task = Watched()
+    episodes = imagine(way, make_model(), scale, world, task)
+    assert [shape[1:] for shape in task.shapes] == [tuple(num_candidates)] * max(map(len, episodes))
+    assert task.shapes[0][0] == len(episodes)
+
+
+def test_where_every_vector_is_a_state_nothing_is_done():
+    assert TASK.project(STARTS) is STARTS
 
 
 # Written by the model

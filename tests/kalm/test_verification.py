@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from test_imagination import ACTIONS, Pushes, unasked
+from worlds import ROOM
 
 from envs.clevr_robot import make
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
 from kalm.cases import training_cases
 from kalm.imagination import SearchSettings, search, start_states
+from kalm.trajectories import Trajectories
 from kalm.verification import Replay, VerificationSettings, quality_gate, replay, verdict_row, verify
 from llm_agents.errors import UserError
 
@@ -123,6 +125,28 @@ def test_verdicts_do_not_depend_on_the_company(good):
     together = judge(episodes)
     alone = [judge([episode]) for episode in episodes]
     assert together == {name: [verdict[name][0] for verdict in alone] for name in together}
+
+
+class Inexact:
+    """Dynamics that predict what happened, each number a little off."""
+
+    def __init__(self, next_states: torch.Tensor, error: float) -> None:
+        noise = torch.rand(next_states.shape, generator=torch.Generator().manual_seed(0))
+        self.predicted = next_states + error * (2 * noise - 1)
+
+    def predict(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        return self.predicted
+
+
+@ROOM
+@pytest.mark.parametrize(("error", "consistent"), [(0.3, True), (1.5, False)])
+def test_a_prediction_counts_as_the_nearest_state_that_can_exist(world, task, episodes, error, consistent):
+    trajectories = Trajectories.of(episodes)
+    rows, steps = trajectories.transitions()
+    dynamics = Inexact(trajectories.states[rows, steps + 1], error)
+    verdict = verify(episodes, task, dynamics, torch.ones(episodes[0].states.shape[-1]), SETTINGS)
+    assert verdict.consistent.tolist() == [consistent] * len(episodes)
+    assert verdict.plausible.all()
 
 
 # Replays

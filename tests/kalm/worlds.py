@@ -1,16 +1,18 @@
-"""Where the tests play: CLEVR-Robot with discrete actions, and a point mass with continuous ones."""
+"""Where the tests play: CLEVR-Robot with discrete actions, a point mass with continuous ones, and BabyAI's room, where
+most vectors are no states."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import point_mass
 import pytest
 import torch
 from torch import Tensor
 
-from envs import clevr_robot
+from envs import babyai, clevr_robot
 from envs.episodes import Episode
 from envs.language import LanguageEnv, LanguageTask
 from kalm.action_space import ActionSpace, action_space
@@ -46,6 +48,8 @@ class World:
         return torch.stack(drawn).view(*shape, *drawn[0].shape)
 
 
-WORLDS = {"clevr": World(clevr_robot.make), "point": World(point_mass.make)}
-BOTH = pytest.mark.parametrize("world", WORLDS, indirect=True)
+WORLDS = {"clevr": World(clevr_robot.make), "point": World(point_mass.make), "room": World(babyai.make_room)}
+BOTH = pytest.mark.parametrize("world", ["clevr", "point"], indirect=True)
 CONTINUOUS = pytest.mark.parametrize("world", ["point"], indirect=True)
+_NEEDS_MINIGRID = pytest.mark.skipif(find_spec("minigrid") is None, reason="minigrid is not installed")
+ROOM = pytest.mark.parametrize("world", [pytest.param("room", marks=_NEEDS_MINIGRID)], indirect=True)
