@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.goals import SPLITS, Goal, Split
+from envs.goals import SPLITS, Goal, Split, by_family
 
 MAX_ROWS = 40  # states that are looked at one by one
 
@@ -79,11 +79,7 @@ def _goals(env: Any, split: Split) -> tuple[Goal, ...]:
 
 
 def _families(goals: dict[Split, tuple[Goal, ...]]) -> list[list[Goal]]:
-    families: dict[tuple[Split, str], list[Goal]] = {}
-    for split, of_split in goals.items():
-        for goal in of_split:
-            families.setdefault((split, goal.family), []).append(goal)
-    return list(families.values())
+    return [family for of_split in goals.values() for family in by_family(of_split).values()]
 
 
 def _play(env: Any, goals: dict[Split, tuple[Goal, ...]], num_seeds: int) -> list[Rollout]:

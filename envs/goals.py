@@ -84,6 +84,14 @@ class GoalSet(Mapping[Split, Sequence[Goal]]):
         raise UnknownGoal(unknown("goal", goal_id, sorted(ids)))
 
 
+def by_family(goals: Iterable[Goal]) -> dict[str, list[Goal]]:
+    """The goals of each family, families and goals in the order given."""
+    families: dict[str, list[Goal]] = {}
+    for goal in goals:
+        families.setdefault(goal.family, []).append(goal)
+    return families
+
+
 def unknown(what: str, given: object, known: Sequence[str]) -> str:
     """A message for a name that does not exist, with the nearest ones that do."""
     near = difflib.get_close_matches(str(given), known, n=3, cutoff=0.5)

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from envs.check import LanguageEnvError, check_language_env
-from envs.goals import SPLITS, Goal, GoalSet, InvalidAction, Split, unknown
+from envs.goals import SPLITS, Goal, GoalSet, InvalidAction, Split, by_family, unknown
 
 __all__ = [
     "AnyText",
@@ -167,8 +167,9 @@ class LanguageEnv(gymnasium.Env):
     Observations are ``{"state": Box, "text": Text, "goal": Text}``; ``info["is_success"]`` says whether the goal
     holds. An episode terminates when it does, and is truncated at ``task.horizon(goal)``.
 
-    ``reset(seed=..., options=...)`` takes the options ``split`` (draw a goal of this split), ``goal`` (an id) and
-    ``instruction`` (these words instead of a phrasing of the goal). The same seed and goal give the same start,
+    ``reset(seed=..., options=...)`` takes the options ``split`` (draw a goal of this split: first a family, since some
+    have many more goals than others), ``goal`` (an id) and ``instruction`` (these words instead of a phrasing of the
+    goal). The same seed and goal give the same start,
     whatever was asked before; ``info["seed"]`` repeats an episode that was reset without one.
 
     Args:
@@ -192,6 +193,7 @@ class LanguageEnv(gymnasium.Env):
         self.metadata = env.metadata
         self.render_mode = env.render_mode
         self.goal: Goal
+        self._families: dict[Split, list[list[Goal]]] = {}
         self.instruction = ""
         self.state: NDArray = np.zeros(spaces.flatdim(state_space), np.float32)
         self.start_state: NDArray = self.state
@@ -217,8 +219,7 @@ class LanguageEnv(gymnasium.Env):
         self.seed = int(seed if seed is not None else self.np_random.integers(2**31))
         rng = np.random.default_rng([self.seed, 0])
         if goal_id is None:
-            goals = self.task.goals(split or self.split)
-            self.goal = goals[int(rng.integers(len(goals)))]
+            self.goal = self._draw_goal(split or self.split, rng)
         else:
             self.goal = self.task.goal_set.find(goal_id, split or self.split)
         phrasing = instruction or self.goal.phrasings[rng.integers(len(self.goal.phrasings))]
@@ -248,6 +249,13 @@ class LanguageEnv(gymnasium.Env):
 
     def close(self) -> None:
         self.env.close()
+
+    def _draw_goal(self, split: Split, rng: np.random.Generator) -> Goal:
+        if split not in self._families:
+            self._families[split] = list(by_family(self.task.goals(split)).values())
+        families = self._families[split]
+        goals = families[rng.integers(len(families))]
+        return goals[rng.integers(len(goals))]
 
     def _draw_start(self) -> dict[str, Any]:
         """Reset the wrapped environment to a start from which the goal may begin; what its reset gives as info."""

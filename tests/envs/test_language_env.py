@@ -1,5 +1,7 @@
 """What LanguageEnv promises about any task, seen on CLEVR-Robot."""
 
+from collections import Counter
+
 import gymnasium
 import numpy as np
 import pytest
@@ -50,6 +52,14 @@ def test_goals_and_phrasings_are_drawn_from_the_split_asked_for(env, split):
     assert all(observation["goal"] in goals[info["goal_id"]].phrasings for observation, info in drawn)
     assert all(info["family"] == goals[info["goal_id"]].family for _, info in drawn)
     assert len({info["goal_id"] for _, info in drawn}) > 5
+
+
+def test_families_are_drawn_alike_however_many_goals_they_have(env):
+    num_goals = Counter(goal.family for goal in env.task.goals("hard"))
+    drawn = Counter(env.reset(seed=seed, options={"split": "hard"})[1]["family"] for seed in range(400))
+    assert max(num_goals.values()) > 100 * min(num_goals.values())
+    assert set(drawn) == set(num_goals)
+    assert all(70 < count < 130 for count in drawn.values())
 
 
 def test_the_split_of_the_constructor_is_where_goals_come_from():
