@@ -9,12 +9,11 @@ vocabulary of its own, in which every text can be written; where speed counts mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from safetensors import SafetensorError
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -27,9 +26,11 @@ from transformers import (
 from transformers.cache_utils import Cache
 
 from llm_agents.config import Settings
+from llm_agents.devices import AUTO, device_of, find_device, require_device_name
 from llm_agents.goal_encoder import DEFAULT_ENCODER, GoalEncoder, find_pretrained
 from llm_agents.kv_cache import PreallocatedLayer
 from llm_agents.run import UserError
+from llm_agents.vocabulary import train_tokenizer
 
 TINY = "tiny"
 
@@ -52,9 +53,11 @@ class LanguageModelSettings(Settings):
     """``tiny``, or the name or path of a Hugging Face causal LM."""
     lora: LoraSettings | None = None
     """Train low-rank adapters instead of all weights (pretrained models only)."""
-    text_input: Literal["encoder", "words"] = "encoder"
+    text_input: Literal["encoder", "words", "phrases"] = "encoder"
     """``tiny`` reads text through a frozen sentence encoder, so that words it was never trained on carry meaning; or
-    in its own vocabulary, which is many times faster where texts are new at every step."""
+    in its own vocabulary, which is many times faster where texts are new at every step: of words, or of phrases, in
+    which words that often stand together are one token. The words of goals are tokens of their own in both, so that
+    goals that combine them anew are read in known tokens."""
     encoder: str = DEFAULT_ENCODER
     """``tiny``: that sentence encoder."""
     hidden_size: int = Field(128, ge=8)
@@ -67,6 +70,23 @@ class LanguageModelSettings(Settings):
     """``tiny``: size of its byte-level vocabulary."""
     max_length: int = Field(1024, ge=16)
     """``tiny``: the most tokens it reads and writes together."""
+    device: str = AUTO
+    """``auto`` for the first CUDA GPU if there is one, else the CPU, so that a run can go on or be judged on another
+    machine; or ``cpu``, ``cuda``, ``cuda:1``, ``mps``. Nothing is tested on ``mps``."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights of a pretrained model; ``bfloat16`` needs ``lora``. What is trained is float32 in either case,
+    since the steps of an optimizer are often smaller than bfloat16 can tell."""
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, name: str) -> str:
+        return require_device_name(name)
+
+    @model_validator(mode="after")
+    def _trains_in_full_precision(self) -> LanguageModelSettings:
+        if self.dtype != "float32" and self.lora is None:
+            raise ValueError(f"dtype {self.dtype} is for weights that stay as they are: set lora, or dtype to float32")
+        return self
 
 
 class Embedded(NamedTuple):
@@ -87,6 +107,8 @@ class Samples(NamedTuple):
 
 class LanguageModel(nn.Module):
     """A causal LM with its tokenizer, and for ``tiny`` the encoder it reads through.
+
+    Embeddings, hidden states and logits are float32 outside it, whatever the type of its weights.
 
     Attributes:
         model: the Hugging Face causal LM.
@@ -112,33 +134,37 @@ class LanguageModel(nn.Module):
         settings: LanguageModelSettings | str = TINY,
         *,
         corpus: Sequence[str] = (),
+        goal_words: Sequence[str] = (),
         encoder: GoalEncoder | None = None,
     ) -> LanguageModel:
-        """A model ready for training; new weights come from torch's global generator.
+        """A model ready for training, on its device; new weights come from torch's global generator of the CPU.
 
         Args:
             settings: or just the model's name.
             corpus: texts from which ``tiny`` learns its vocabulary.
-            encoder: the text encoder of ``tiny`` if it is already loaded.
+            goal_words: words that no phrase of it may hold.
+            encoder: the text encoder of ``tiny`` if it is already loaded; it follows to the model's device.
 
         Raises:
-            UserError: the model cannot be found or reached, has no weights, or LoRA is asked of ``tiny``.
+            UserError: the model cannot be found or reached, has no weights, LoRA is asked of ``tiny``, or there is no
+                such device.
         """
         if isinstance(settings, str):
             settings = LanguageModelSettings(name=settings)
         if settings.name == TINY:
             if settings.lora is not None:
                 raise UserError("lora adapts pretrained models: 'tiny' is trained from scratch, leave lora out")
-            if settings.text_input == "words":
-                return cls._tiny(settings, corpus)
-            return cls._tiny(settings, corpus, encoder or GoalEncoder.load(settings.encoder))
+            if settings.text_input == "encoder":
+                encoder = encoder or GoalEncoder.load(settings.encoder)
+                return cls._tiny(settings, train_tokenizer(corpus, settings.vocab_size), encoder)
+            apart = goal_words if settings.text_input == "phrases" else None
+            return cls._tiny(settings, train_tokenizer(corpus, settings.vocab_size, apart))
         return cls._pretrained(settings)
 
     @classmethod
     def _tiny(
-        cls, settings: LanguageModelSettings, corpus: Sequence[str], encoder: GoalEncoder | None = None
+        cls, settings: LanguageModelSettings, tokenizer: PreTrainedTokenizerFast, encoder: GoalEncoder | None = None
     ) -> LanguageModel:
-        tokenizer = train_tokenizer(corpus, settings.vocab_size)
         config = LlamaConfig(
             vocab_size=settings.vocab_size,
             hidden_size=settings.hidden_size,
@@ -150,13 +176,14 @@ class LanguageModel(nn.Module):
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-        return cls(TINY, LlamaForCausalLM(config), tokenizer, encoder)
+        return cls(TINY, LlamaForCausalLM(config), tokenizer, encoder).to(find_device(settings.device))
 
     @classmethod
     def _pretrained(cls, settings: LanguageModelSettings) -> LanguageModel:
+        device = find_device(settings.device)
         try:
             path = find_pretrained(settings.name)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, settings.dtype))
             tokenizer = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -169,7 +196,14 @@ class LanguageModel(nn.Module):
             tokenizer.pad_token = tokenizer.eos_token
         if settings.lora is not None:
             _add_lora(model, settings.lora)
-        return cls(settings.name, model, tokenizer)
+        return cls(settings.name, model, tokenizer).to(device)
+
+    def _apply(self, fn, recurse=True):
+        # The encoder is no submodule, but follows to another device; its precision stays.
+        super()._apply(fn, recurse)
+        if self.encoder is not None:
+            self.encoder.to(self.device)
+        return self
 
     @property
     def hidden_size(self) -> int:
@@ -182,7 +216,11 @@ class LanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return device_of(self.model)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return cast(nn.Embedding, self.model.get_input_embeddings()).weight.dtype
 
     def embed_texts(self, texts: Sequence[str]) -> Embedded:
         """Texts as the model reads them: ``tiny`` through its encoder, a pretrained model through its own tokens."""
@@ -215,7 +253,7 @@ class LanguageModel(nn.Module):
 
     def embed_ids(self, token_ids: Tensor) -> Tensor:
         """Token ids (...) of the model's own vocabulary as input embeddings (..., H)."""
-        return self.model.get_input_embeddings()(token_ids)
+        return self.model.get_input_embeddings()(token_ids).float()
 
     def hidden_states(
         self, embeds: Tensor, mask: Tensor, cache: Cache | None = None, positions: Tensor | None = None
@@ -231,17 +269,17 @@ class LanguageModel(nn.Module):
         if positions is None:
             positions = (mask.long().cumsum(-1) - 1).clamp_min(0)[:, -embeds.shape[1] :]
         output = self.model.base_model(
-            inputs_embeds=embeds,
+            inputs_embeds=embeds.to(self._dtype),
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
         )
-        return output.last_hidden_state
+        return output.last_hidden_state.float()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (..., V) of hidden states (..., H)."""
-        return self.model.get_output_embeddings()(hidden)
+        return self.model.get_output_embeddings()(hidden.to(self._dtype)).float()
 
     def make_cache(self, capacity: int) -> Cache:
         """An empty key-value cache with room for ``capacity`` positions, allocated once."""
@@ -323,9 +361,10 @@ def draw(
     elif uniforms is None:
         index = torch.multinomial(log_probs.exp(), 1, generator=generator)[:, 0]
     else:
-        cumulative = log_probs.double().exp().cumsum(-1)
+        exact = log_probs.cpu() if log_probs.device.type == "mps" else log_probs  # which has no float64
+        cumulative = exact.double().exp().cumsum(-1)
         index = (cumulative <= uniforms[:, None].to(cumulative) * cumulative[:, -1:]).sum(-1)
-        index = index.clamp_max(logits.shape[-1] - 1)  # where rounding takes a number to 1
+        index = index.clamp_max(logits.shape[-1] - 1).to(logits.device)  # where rounding takes a number to 1
     return index, log_probs.gather(1, index[:, None])[:, 0]
 
 
@@ -351,30 +390,8 @@ def concatenate(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor,
     return joined, mask, list(begins)
 
 
-def train_tokenizer(corpus: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (Sennrich et al., 2016): every text can be written, frequent words are one token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<pad>", "<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        clean_up_tokenization_spaces=False,
-        split_special_tokens=True,  # or an instruction that quotes one would be read as it
-    )
-
-
 def _add_lora(model: nn.Module, settings: LoraSettings) -> None:
-    """Freeze the model and put trainable low-rank adapters beside its linear layers."""
+    """Freeze the model and put trainable low-rank adapters, in float32, beside its linear layers."""
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
@@ -384,3 +401,5 @@ def _add_lora(model: nn.Module, settings: LoraSettings) -> None:
     inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()

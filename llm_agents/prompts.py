@@ -186,7 +186,7 @@ class Prompter:
 
     def __init__(self, lm: LanguageModel, settings: PromptSettings) -> None:
         if lm.encoder is not None:
-            raise UserError("an LLM agent reads tokens, not encoder features: set text_input to 'words'")
+            raise UserError("an LLM agent reads tokens, not encoder features: set text_input to 'words' or 'phrases'")
         self.settings = settings
         self._lm = lm
         self._cache: dict[str, list[int]] = {}

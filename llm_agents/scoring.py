@@ -83,7 +83,7 @@ class ActionSet(NamedTuple):
 
 
 class ActionScorer(nn.Module):
-    """A language model and a value head, as a policy over action texts.
+    """A language model and a value head, as a policy over action texts; all of it is on the model's device.
 
     Keep it in eval mode where acting and training must agree: dropout would change the probabilities.
 
@@ -94,10 +94,11 @@ class ActionScorer(nn.Module):
     def __init__(self, lm: LanguageModel, settings: ScorerSettings) -> None:
         super().__init__()
         if lm.encoder is not None:
-            raise UserError("actions are scored by a model that reads tokens: set text_input to 'words'")
+            raise UserError("actions are scored by a model that reads tokens: set text_input to 'words' or 'phrases'")
         self.lm = lm
         self.settings = settings
         self.value_head = _value_head(lm.hidden_size, settings.value_size) if settings.value_head else None
+        self.to(lm.device)
         self._action_sets: dict[tuple[str, ...], ActionSet] = {}
 
     def forward(

@@ -10,6 +10,7 @@ from reward alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -25,6 +26,7 @@ from envs.language import LanguageEnv, LanguageTask
 from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.collect import collect, draw_cases
 from llm_agents.config import Settings, parse_config
+from llm_agents.devices import describe_device, find_device
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
 from llm_agents.evaluation.evaluate import Column, EvaluationSettings, make_panels
@@ -38,6 +40,7 @@ from llm_agents.rollout import Agent, numbered_rollout, rollout
 from llm_agents.run import Run
 from llm_agents.scoring import action_ids
 from llm_agents.training import Batch, OptimizerSettings, fit, load_weights, seeded
+from llm_agents.vocabulary import words_of
 
 NUM_CORPUS_EPISODES = 128
 START, GREEDY = "start", "+greedy"
@@ -97,8 +100,9 @@ class Beginning:
     def new_model(self) -> LanguageModel:
         """The model before any training; its weights depend on the seed alone."""
         corpus = self.run.once("corpus", self._corpus)
+        texts = [text for text, count in corpus["texts"].items() for _ in range(count)]
         with seeded(self.config.seed):
-            return LanguageModel.load(self.config.language_model, corpus=corpus)
+            return LanguageModel.load(self.config.language_model, corpus=texts, goal_words=corpus["goal_words"])
 
     def start_model(self) -> LanguageModel:
         """The model after its warm start, if there is one."""
@@ -126,15 +130,21 @@ class Beginning:
         data = Demonstrations(lm, self.config.prompts, self.task, episodes, settings.batch_size, self.config.seed)
         fit(WarmStart(lm, settings.text_weight), settings, data.batch, self.run, START)
 
-    def _corpus(self) -> list[str]:
-        """Texts of the environment under random actions, for the vocabulary of a model that has none."""
+    def _corpus(self) -> dict[str, Any]:
+        """Texts of the environment under random actions, and the words of goals, for a model without a vocabulary.
+
+        An observation counts as often as it was seen, so that what can be done in every step counts most.
+        """
         cases = draw_cases(self.task, "train", NUM_CORPUS_EPISODES, self.config.seed)
-        narrator, texts = Narrator(self.config.prompts), set[str]()
+        narrator = Narrator(self.config.prompts)
+        texts = Counter(words for goal in self.task.goals("train") for words in goal.phrasings)
+        goals = set(texts)
         for episode in rollout(RandomAgent(), self.make_env, cases):
             for moment in narrator.of_episode(self.task, episode):
-                texts |= {moment.goal, moment.observation, *moment.actions}
-        texts |= {words for goal in self.task.goals("train") for words in goal.phrasings}
-        return sorted(texts)
+                texts.update([moment.goal, moment.observation, *moment.actions])
+                goals.add(moment.goal)
+        texts[self.config.prompts.ending] += NUM_CORPUS_EPISODES
+        return {"texts": dict(sorted(texts.items())), "goal_words": words_of(sorted(goals))}
 
 
 class WarmStart(nn.Module):
@@ -240,6 +250,7 @@ class LLMAgentRecipe(Recipe):
             UserError: a loss is not finite, or the environment does not fit.
         """
         beginning = Beginning(config, run)
+        self._print_plan(config, run)
         beginning.warm_start()
         self.train(config, beginning, run)
         panels = make_panels(
@@ -249,6 +260,23 @@ class LLMAgentRecipe(Recipe):
         oracle = "expert" if beginning.has_expert else first
         judge(run, self, panels, self.agent_names(run), config.num_workers, first, oracle)
         self._keep_some(run, panels, beginning)
+
+    def _print_plan(self, config: Any, run: Run) -> None:
+        """What will be done, in the words of sizes."""
+        warm, evaluation = config.warm_start, config.evaluation
+        begin = f"learn from {warm.num_demonstrations} demonstrations for {warm.num_steps} steps of {warm.batch_size}"
+        parts = [f"{config.language_model.name} on {describe_device(find_device(config.language_model.device))}"]
+        parts += [f"{begin} sequences"] if warm.num_demonstrations else []
+        parts += [self.plan(config)] if self.plan(config) else []
+        parts += [
+            f"judge {len(self.agent_names(run))} agents on {len(self.columns(config))} panels of "
+            f"{evaluation.num_episodes} episodes"
+        ]
+        print(f"plan: {'; '.join(parts)}; {config.num_workers} processes, seed {config.seed}")
+
+    def plan(self, config: Any) -> str:
+        """What training on reward will do, in the words of sizes; empty where there is none."""
+        return ""
 
     def _keep_some(self, run: Run, panels: Mapping[str, Panel], beginning: Beginning) -> None:
         """A few judged episodes of the last agent, with all its turns, for the report."""

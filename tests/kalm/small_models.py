@@ -18,7 +18,7 @@ from transformers import (
 
 from envs.episodes import Episode
 from kalm.trajectory_lm import TrajectoryLM
-from llm_agents.language_model import train_tokenizer
+from llm_agents.vocabulary import train_tokenizer
 
 VOCAB_SIZE = 300
 NAMES = ("tiny", "llama", "qwen2", "gpt2")

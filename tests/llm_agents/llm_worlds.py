@@ -19,8 +19,9 @@ from transformers import (
 
 from envs.goals import Goal, GoalSet
 from envs.language import InvalidAction, LanguageEnv, LanguageTask, start_of
-from llm_agents.language_model import LanguageModel, LanguageModelSettings, train_tokenizer
+from llm_agents.language_model import LanguageModel, LanguageModelSettings
 from llm_agents.rollout import Case, Lane
+from llm_agents.vocabulary import train_tokenizer
 
 WIDTH = 5
 ACTIONS = ("wait", "step left", "step right", "jump over to the right")
