@@ -234,7 +234,7 @@ class ContinuousActions:
         rng: np.random.Generator,
     ) -> Tensor:
         """What the policy proposes, with noise; then drawn again around the best of them, which stay."""
-        probabilities = self._by_dimension(propose()).double().softmax(-1).cpu()
+        probabilities = self._by_dimension(propose().cpu()).double().softmax(-1)
         uniforms = rng.random((num_rows, settings.num_candidates, self.num_q_inputs))
         proposed = self._values(torch.from_numpy(_invert(probabilities[:, None], uniforms)))
         tried = self._near(proposed, torch.full_like(proposed, settings.noise), rng)

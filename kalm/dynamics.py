@@ -18,7 +18,7 @@ from llm_agents.training import Batch, OptimizerSettings
 
 
 class Dynamics(Protocol):
-    """A learned model of the environment."""
+    """A learned model of the environment. Tensors come from the CPU and go back there, wherever the model is."""
 
     def outcomes(self, states: Tensor, actions: Tensor) -> Tensor:
         """The next state after each of K actions: (N, D), (N, K, ...) -> (N, K, D)."""
@@ -45,9 +45,9 @@ class LMDynamics:
 
     @torch.inference_mode()
     def outcomes(self, states: Tensor, actions: Tensor) -> Tensor:
-        rows = max(1, self.chunk // actions.shape[1])
-        parts = zip(states.split(rows), actions.split(rows), strict=True)
-        return torch.cat([self.model.next_states(s[:, None], read_actions(self.model, s, a)) for s, a in parts])
+        rows, device = max(1, self.chunk // actions.shape[1]), self.model.device
+        parts = zip(states.to(device).split(rows), actions.to(device).split(rows), strict=True)
+        return torch.cat([self.model.next_states(s[:, None], read_actions(self.model, s, a)) for s, a in parts]).cpu()
 
 
 class MLPDynamicsSettings(OptimizerSettings):
@@ -64,7 +64,7 @@ class MLPDynamicsSettings(OptimizerSettings):
 class MLPDynamics(nn.Module):
     """The same prediction by a multi-layer perceptron: the ablation that shows what the language model adds.
 
-    It sees an action as the language model's adapter does.
+    It sees an action as the language model's adapter does. It stays on the CPU, for which it is small enough.
     """
 
     state_mean: Tensor

@@ -161,7 +161,7 @@ class Grounding(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         """Rollout explanation: the instruction's tokens after the trajectory."""
         token_ids, token_mask = self.model.lm.tokenize(instructions, end=True)
-        embeds = self.model.lm.model.get_input_embeddings()(token_ids)
+        embeds = self.model.lm.embed_ids(token_ids)
         pieces = self.model.read(
             [
                 self.model.marker("rollout", len(states)),

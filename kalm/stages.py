@@ -24,6 +24,7 @@ from kalm.trajectory_lm import Scale, TrajectoryLM
 from kalm.verification import Verdict, first_kept, quality_gate, replay, verdict_row, verify
 from llm_agents.agents import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.collect import collect
+from llm_agents.devices import describe_device, find_device, to_device
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
 from llm_agents.evaluation.evaluate import Column, evaluate_agent, make_panels
@@ -115,10 +116,10 @@ class Stages:
         unseen = imagination.num_rephrase + imagination.num_easy + imagination.num_hard
         print(
             f"plan: collect {config.data.num_rollouts} rollouts and {config.data.num_play} of play; ground "
-            f"{config.language_model.name} for {config.grounding.num_steps} steps of {config.grounding.batch_size} "
-            f"sequences; imagine {unseen} cases in {num_ways} ways; train "
-            f"{num_ways + 2} policies ({config.policy.algorithm}) for {config.policy.num_steps} steps of "
-            f"{config.policy.batch_size} transitions; judge {num_ways + 5} agents on 5 panels of "
+            f"{config.language_model.name} on {describe_device(find_device(config.language_model.device))} for "
+            f"{config.grounding.num_steps} steps of {config.grounding.batch_size} sequences; imagine {unseen} cases in "
+            f"{num_ways} ways; train {num_ways + 2} policies ({config.policy.algorithm}) for {config.policy.num_steps} "
+            f"steps of {config.policy.batch_size} transitions; judge {num_ways + 5} agents on 5 panels of "
             f"{config.evaluation.num_episodes} episodes; {config.num_workers} processes, seed {config.seed}"
         )
 
@@ -187,7 +188,7 @@ class Stages:
         grounding = self._make_grounding()
         settings = self.config.grounding
         data = GroundingData(self.real, self.transitions, settings, self.config.seed)
-        held_out = data.held_out()
+        held_out = to_device(data.held_out(), grounding.model.device)
 
         @torch.inference_mode()
         def evaluate() -> dict[str, float]:
@@ -336,7 +337,8 @@ class Stages:
 
     @torch.inference_mode()
     def _propose(self, instructions: Sequence[str], states: Tensor) -> Tensor:
-        return self._language_model.first_action_logits(instructions, states)
+        model = self._language_model
+        return model.first_action_logits(instructions, states.to(model.device))
 
     def _verify(self, way: Way, episodes: Sequence[Episode]) -> Verdict:
         return verify(episodes, self.task, self._dynamics(way), self.scale.step_std, self.config.verification)

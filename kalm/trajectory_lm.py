@@ -45,6 +45,8 @@ class Scale(NamedTuple):
 class TrajectoryLM(nn.Module):
     """A causal LM with state and action adapters, a head for state changes and one for actions.
 
+    All of it is on the LM's device, and so must the tensors be that it is given.
+
     Args:
         lm: any `LanguageModel`.
         actions: the action space.
@@ -69,9 +71,11 @@ class TrajectoryLM(nn.Module):
         self.state_head = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, state_dim))
         self.action_head = nn.Linear(width, actions.num_logits)
         # As large as the embeddings among which they will stand.
-        std = cast(nn.Embedding, lm.model.get_input_embeddings()).weight.detach().std().item()
+        embeddings = cast(nn.Embedding, lm.model.get_input_embeddings()).weight.detach()
+        std = embeddings.float().cpu().std().item()  # or the adapters would depend on how a GPU rounds
         nn.init.normal_(self.action_adapter.weight, std=std)
         nn.init.normal_(self.markers.weight, std=std)
+        self.to(lm.device)
 
     @property
     def device(self) -> torch.device:

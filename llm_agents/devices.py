@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from envs.goals import unknown
 from llm_agents.errors import UserError
 
 AUTO = "auto"
@@ -21,7 +20,7 @@ def require_device_name(name: str) -> str:
         UserError: it is not ``auto``, ``cpu``, ``cuda``, ``cuda:<number>`` or ``mps``.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise UserError(unknown("device", name, [AUTO, "cpu", "cuda", "cuda:0", "cuda:1", "mps"]))
+        raise UserError(f"unknown device {name!r}: auto, cpu, cuda, cuda:1 and the like, and mps are known")
     return name
 
 

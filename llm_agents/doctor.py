@@ -79,11 +79,16 @@ def _satisfied(requirement: Requirement) -> bool:
 def _processor() -> Iterator[Finding]:
     import torch
 
+    from llm_agents.devices import describe_device, find_device
+
     yield Finding("ok", f"{os.cpu_count()} processor cores, {torch.get_num_threads()} torch threads")
-    if torch.cuda.is_available():
-        yield Finding("ok", f"GPU {torch.cuda.get_device_name()}")
-    else:
-        yield Finding("note", "no GPU", "everything runs without one; larger models will be slow")
+    for number in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(number).total_memory / 1e9
+        yield Finding("ok", f"GPU {describe_device(torch.device('cuda', number))} with {memory:.0f} GB")
+    device = find_device()
+    if device.type == "cpu":
+        yield Finding("note", "no GPU that torch can use", "everything runs without one; larger models will be slow")
+    yield Finding("ok", f"language models go to {device} unless language_model.device says otherwise")
 
 
 def _memory() -> Iterator[Finding]:

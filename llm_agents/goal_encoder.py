@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
+from llm_agents.devices import device_of
 from llm_agents.run import UserError
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
@@ -144,7 +145,7 @@ class GoalEncoder(nn.Module):
     def _apply(self, fn, recurse=True):
         # The cache follows the module to another device, but keeps its half precision.
         super()._apply(fn, recurse)
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         self._tokens, self._starts, self._lengths = (
             tensor.to(device) for tensor in (self._tokens, self._starts, self._lengths)
         )

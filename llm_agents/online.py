@@ -55,6 +55,14 @@ class OnlineSettings(Settings):
     discount: float = Field(0.99, gt=0, le=1)
     """Discount of future reward."""
 
+    @property
+    def plan(self) -> str:
+        """What will be done, in the words of sizes."""
+        return (
+            f"{self.num_iterations} iterations of {self.num_starts * self.group_size} episodes, each {self.num_epochs} "
+            f"epochs of {self.batch_size} decisions a step"
+        )
+
     def learning_rate_at(self, iteration: int) -> float:
         progress = iteration / max(1, self.num_iterations - 1)
         return self.learning_rate * (1 - progress * (1 - self.final_learning_rate))

@@ -84,7 +84,7 @@ class TextAgent:
         settings = self._settings
         moments = [self._narrator.of_lane(lane) for lane in lanes]
         contexts = self._contexts(lanes, moments)
-        samples = self._lm.continue_from(
+        texts, *sampled = self._lm.continue_from(
             *self._lm.embed_rows([context.token_ids for context in contexts]),
             settings.max_new_tokens,
             settings.temperature,
@@ -93,7 +93,7 @@ class TextAgent:
         return [
             self._decide(lane, moment, context, text, ids[real].tolist(), log_probs[real].tolist())
             for lane, moment, context, text, ids, log_probs, real in zip(
-                lanes, moments, contexts, *samples, strict=True
+                lanes, moments, contexts, texts, *(tensor.cpu() for tensor in sampled), strict=True
             )
         ]
 

@@ -22,6 +22,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from llm_agents.config import Settings
+from llm_agents.devices import device_of, to_device
 from llm_agents.run import CorruptCheckpoint, Run, UserError
 
 CHECKPOINT_SECONDS = 30.0
@@ -77,7 +78,8 @@ def fit(
 
     Args:
         module: an `nn.Module` that is `Trainable`.
-        make_batch: the batch of a step; must depend on nothing but the step.
+        make_batch: the batch of a step; must depend on nothing but the step. Its tensors, wherever they are, go to the
+            device of the module.
         run: where checkpoints and metrics go.
         name: the stage, and the checkpoint's name.
         evaluate: held-out metrics, logged ten times and at the end.
@@ -149,7 +151,7 @@ def _compute_gradients(
 ) -> dict[str, float]:
     for group in optimizer.param_groups:
         group["lr"] = settings.learning_rate_at(step)
-    batch = make_batch(step)
+    batch = to_device(make_batch(step), device_of(module))
     torch.manual_seed(step)  # so that dropout, too, is a function of the step
     loss, metrics = cast(Trainable, module).loss(batch)
     _require_finite("loss", loss, batch, step, run, name)
@@ -247,9 +249,10 @@ def _load_state(module: nn.Module, tensors: dict[str, Tensor], name: str) -> Non
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Weights that depend on the seed alone, whatever was drawn before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    """Weights that depend on the seed alone, whatever was drawn before. They are made on the CPU: a GPU draws other
+    random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         yield
 
 

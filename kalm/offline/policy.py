@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kalm.action_space import ActionSpace
 from kalm.offline.networks import GoalConditionedMLP
 from kalm.trajectory_lm import Scale
+from llm_agents.devices import device_of, to_device
 from llm_agents.goal_encoder import GoalEncoder, PackedFeatures
 from llm_agents.rollout import Decision, Lane
 from llm_agents.training import Batch, OptimizerSettings
@@ -60,6 +61,8 @@ class OfflineAlgorithm(nn.Module):
 
     A batch holds ``states`` (N, D), ``actions`` (N, ...), ``rewards`` (N,), ``next_states`` (N, D), ``terminated``
     (N,) and ``text``, the `PackedFeatures` of the N instructions.
+
+    It is small: KALM trains it on the CPU, wherever the language model is.
     """
 
     @classmethod
@@ -96,7 +99,7 @@ class PolicyAgent:
     """Acts by a trained policy; at temperature 0 by its most preferred action.
 
     Args:
-        encoder: turns the instruction into token features.
+        encoder: turns the instruction into token features; it need not be on the policy's device.
     """
 
     def __init__(self, algorithm: OfflineAlgorithm, encoder: GoalEncoder, temperature: float = 0.0) -> None:
@@ -106,8 +109,9 @@ class PolicyAgent:
 
     @torch.inference_mode()
     def act(self, lanes: Sequence[Lane]) -> list[Decision]:
-        states = torch.stack([torch.from_numpy(lane.state) for lane in lanes])
+        device = device_of(self._algorithm)
+        states = torch.stack([torch.from_numpy(lane.state) for lane in lanes]).to(device)
         text = self._encoder.packed(self._encoder.rows([lane.instruction for lane in lanes]))
-        preferences = self._algorithm.preferences(states, text)
+        preferences = self._algorithm.preferences(states, to_device(text, device)).cpu()
         actions = self._algorithm.actions.decide(preferences, [lane.rng for lane in lanes], self._temperature)
         return [Decision(action) for action in actions]

@@ -72,6 +72,9 @@ class GRPORecipe(LLMAgentRecipe):
     Config = GRPOConfig
     trained_names = ("start", "grpo")
 
+    def plan(self, config: GRPOConfig) -> str:
+        return config.grpo.plan
+
     def train(self, config: GRPOConfig, beginning: Beginning, run: Run) -> None:
         learner = GRPOLearner(beginning.start_model(), config, beginning.memory("grpo"))
         train_online(learner, config.grpo, beginning.make_env, beginning.task, run, "grpo", config.seed)

@@ -58,6 +58,9 @@ class PPORecipe(ScoringRecipe):
     Config = PPOConfig
     trained_names = ("start", "ppo")
 
+    def plan(self, config: PPOConfig) -> str:
+        return config.ppo.plan
+
     def train(self, config: PPOConfig, beginning: Beginning, run: Run) -> None:
         """From the warm start, or from nothing.
 
