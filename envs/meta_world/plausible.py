@@ -1,6 +1,6 @@
 """Whether physics could have made a transition of Meta-World, as far as states tell.
 
-The bounds leave room around what was measured in 22,000 real transitions of experts, experts with noise and random
+The bounds leave room around what was measured in 19,800 real transitions of experts, experts with noise and random
 actions: the hand moved by at most 3.4 cm in a step, an object by 3.1 cm, or by 0.9 cm while the tool was farther than
 25 cm from every object; the tool centre was within 0.5 cm of its place under the hand; the gripper opened or shut by at
 most 0.08.
