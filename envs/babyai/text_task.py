@@ -29,7 +29,7 @@ from envs.babyai.text_env import (
 )
 from envs.babyai.view import AGENT, IMAGE_SIZE, SIZE
 from envs.goals import SPLITS, Goal, GoalSet
-from envs.language import Expert, InvalidAction, LanguageTask
+from envs.language import Expert, InvalidAction, LanguageTask, StateGrid
 
 # Levels whose missions name no colour-object pair, or always the same: they have no new goals to hold out.
 FIXED_MISSIONS = frozenset((
@@ -94,6 +94,10 @@ class BabyAITextTask(LanguageTask):
         hands = slice(CARRIED_KIND, CARRIED_COLOUR + 1)
         kept = (before[..., hands] == after[..., hands]).all(-1) | (actions == PICK_UP) | (actions == DROP)
         return np.isfinite(after).all(-1) & meaningful & turned & kept
+
+    def grid(self) -> StateGrid:
+        """The view of the agent."""
+        return StateGrid(0, (SIZE, SIZE, IMAGE_SIZE // SIZE**2))
 
     def draw(self, state: NDArray) -> NDArray[np.uint8]:
         """The view of the agent, which looks up, (224, 224, 3); what it cannot see is dark."""

@@ -7,6 +7,7 @@ import pytest
 from minigrid.minigrid_env import MiniGridEnv
 from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
 
+from envs.babyai import make_text
 from envs.babyai.levels import UnknownLevel, level_ids
 from envs.babyai.suite import SuiteEnv
 from envs.babyai.text_env import CARRIED_COLOUR, CARRIED_KIND, DIRECTION, VERIFIED, LevelEnv
@@ -50,6 +51,16 @@ def compare_views(level_id, num_episodes, num_steps):
 @pytest.mark.parametrize("level_id", LEVELS)
 def test_the_state_is_what_minigrid_shows(level_id):
     compare_views(level_id, num_episodes=3, num_steps=100)
+
+
+@pytest.mark.parametrize("level", ["mixed", "BabyAI-GoToLocal-v0"])
+def test_the_task_says_where_the_view_lies_in_the_state(level):
+    env = make_text(level)
+    observation, _ = env.reset(seed=3)
+    grid = env.task.grid()
+    image = MiniGridEnv.gen_obs(env.env.level)["image"]
+    assert grid.shape == image.shape
+    assert np.array_equal(observation["state"][grid.start : grid.start + grid.size].reshape(grid.shape), image)
 
 
 @pytest.mark.slow
