@@ -7,13 +7,19 @@ from envs.language import LanguageEnv
 
 
 def make_text(
-    level: str = "mixed", split: Split = "train", render_mode: str | None = None, horizon: int | None = None
+    level: str = "mixed",
+    partial: bool = True,
+    split: Split = "train",
+    render_mode: str | None = None,
+    horizon: int | None = None,
 ) -> LanguageEnv:
-    """The environment behind ``gymnasium.make("envs:BabyAIText-v0")``: the agent's egocentric partial view as text.
+    """The environment behind ``gymnasium.make("envs:BabyAIText-v0")``: a level of BabyAI as text.
 
     Args:
         level: ``mixed``, the suite of GLAM; one of its families ``goto``, ``pickup``, ``putnext``, ``open`` and
             ``sequence``; or any registered level, such as ``BabyAI-GoToLocal-v0``.
+        partial: whether the agent sees what is before it, seven by seven cells up to walls and shut doors, as in
+            published results; otherwise the whole grid.
         split: where goals are drawn from when ``reset`` names none.
         render_mode: ``rgb_array`` or None.
         horizon: steps after which an episode is truncated; by default the goal's own.
@@ -27,9 +33,14 @@ def make_text(
     from envs.babyai.text_env import LevelEnv
     from envs.babyai.text_task import LevelTask
 
-    if level in (MIXED, *FAMILIES):
-        return LanguageEnv(SuiteEnv(render_mode), SuiteTask(level, horizon), split)
-    return LanguageEnv(LevelEnv(level, render_mode), LevelTask(level, horizon), split)
+    is_suite = level in (MIXED, *FAMILIES)
+    env = SuiteEnv(render_mode) if is_suite else LevelEnv(level, render_mode)
+    if partial:
+        return LanguageEnv(env, SuiteTask(level, horizon) if is_suite else LevelTask(level, horizon), split)
+    from envs.babyai.whole_grid import WholeGridEnv, WholeLevelTask, WholeSuiteTask
+
+    task = WholeSuiteTask(level, horizon) if is_suite else WholeLevelTask(level, horizon)
+    return LanguageEnv(WholeGridEnv(env, task.size), task, split)
 
 
 def make_room(split: Split = "train", render_mode: str | None = None) -> LanguageEnv:

@@ -26,13 +26,13 @@ def sentences(state: NDArray) -> list[str]:
     numbers = np.rint(state[: IMAGE_SIZE + 3]).tolist()
     kinds = numbers[0:IMAGE_SIZE:3]
     told = []
-    carried = _CARRIED.get((numbers[IMAGE_SIZE + 1], numbers[IMAGE_SIZE + 2]))
+    carried = CARRIED.get((numbers[IMAGE_SIZE + 1], numbers[IMAGE_SIZE + 2]))
     if carried:
         told.append(carried)
     for cells in _LINES:
         told.extend(_wall(kinds, cells))
     for cell in [cell for cell, kind in enumerate(kinds) if kind > _WALL and cell != _AGENT_CELL]:
-        thing = _THINGS.get(tuple(numbers[3 * cell : 3 * cell + 3]))
+        thing = THINGS.get(tuple(numbers[3 * cell : 3 * cell + 3]))
         if thing:
             told.append(f"{thing} {_PLACES[cell]}")
     return told
@@ -48,14 +48,15 @@ def _wall(kinds: list[float], cells: tuple[int, ...]) -> list[str]:
     return []
 
 
-def _steps(count: int, where: str) -> str:
+def steps(count: int, where: str) -> str:
+    """Such as "2 steps left"."""
     return f"{count} step{'s' if count > 1 else ''} {where}"
 
 
 def _place(column: int, row: int) -> str:
     aside, ahead = column - AGENT[0], AGENT[1] - row
-    parts = [_steps(abs(aside), "left" if aside < 0 else "right")] if aside else []
-    return " and ".join(parts + ([_steps(ahead, "forward")] if ahead else []))
+    parts = [steps(abs(aside), "left" if aside < 0 else "right")] if aside else []
+    return " and ".join(parts + ([steps(ahead, "forward")] if ahead else []))
 
 
 _AGENT_CELL = AGENT[0] * SIZE + AGENT[1]
@@ -65,17 +66,18 @@ _LEFT = tuple(column * SIZE + AGENT[1] for column in reversed(range(AGENT[0])))
 _RIGHT = tuple(column * SIZE + AGENT[1] for column in range(AGENT[0] + 1, SIZE))
 _LINES = (_AHEAD, _LEFT, _RIGHT)
 
-_CARRIED: dict[tuple[float, float], str] = {
+# What is said of an object in hand, by type and colour, and of a thing in a cell, by type, colour and state.
+CARRIED: dict[tuple[float, float], str] = {
     (OBJECT_TO_IDX[kind], number): f"You carry a {colour} {kind}"
     for kind in ("key", "ball", "box")
     for colour, number in COLOR_TO_IDX.items()
 }
-_THINGS: dict[tuple[float, ...], str] = {
+THINGS: dict[tuple[float, ...], str] = {
     (OBJECT_TO_IDX[kind], number, 0): f"You see a {colour} {kind}"
     for kind in ("key", "ball", "box")
     for colour, number in COLOR_TO_IDX.items()
 }
-_THINGS |= {
+THINGS |= {
     (OBJECT_TO_IDX["door"], number, code): f"You see {'an' if state == 'open' else 'a'} {state} {colour} door"
     for state, code in STATE_TO_IDX.items()
     for colour, number in COLOR_TO_IDX.items()

@@ -21,11 +21,13 @@ ACTION_TEXTS = ("turn left", "turn right", "go forward", "pick up", "drop", "tog
 TURN_LEFT, TURN_RIGHT, GO_FORWARD, PICK_UP, DROP, TOGGLE = range(len(ACTION_TEXTS))
 # The colour-object pairs that GLAM keeps from training (Carta et al., 2023).
 HELD_OUT = (("yellow", "box"), ("red", "key"), ("red", "door"), ("green", "ball"), ("grey", "door"))
+# The highest numbers of a cell, and of what follows the cells in a state.
+HIGHEST_CELL = (OBJECT_TO_IDX["box"], max(COLOR_TO_IDX.values()), 2)
+HIGHEST_TAIL = (3, *HIGHEST_CELL[:2], 1)
 MAX_DRAWS = 10_000  # of a mission that names, or does not name, a pair held out
 
 _PAIR = re.compile(rf"\b({'|'.join(COLOR_TO_IDX)}) (ball|box|key|door)\b")
-_TOP = np.array([OBJECT_TO_IDX["box"], max(COLOR_TO_IDX.values()), 2], np.float32)
-_HIGH = np.concatenate([np.tile(_TOP, IMAGE_SIZE // 3), [3, *_TOP[:2], 1]]).astype(np.float32)
+_HIGH = np.concatenate([np.tile(HIGHEST_CELL, IMAGE_SIZE // 3), HIGHEST_TAIL]).astype(np.float32)
 _PAST_COUNTING = 2**31  # steps; the level itself then never ends an episode
 
 
@@ -83,6 +85,10 @@ class BabyAITextEnv(gymnasium.Env, ABC):
             self._view.update(level.grid, *level.front_pos)
         self.last_action = int(action)
         return self._state(reward > 0), float(reward), terminated, False, {}
+
+    def cells(self) -> NDArray[np.float32]:
+        """The whole grid as minigrid encodes it, (W, H, 3); the agent is not in it."""
+        return self._view.cells()
 
     def render(self) -> NDArray[np.uint8] | None:
         """The whole grid from above, (H, W, 3)."""

@@ -52,6 +52,10 @@ class EgocentricView:
         """Take over one cell."""
         self._inside[x, y] = _code(grid.get(x, y))
 
+    def cells(self) -> NDArray[np.float32]:
+        """The whole grid, (W, H, 3), as ``Grid.encode`` has it."""
+        return _CHANNELS.take(self._inside, axis=0)
+
     def image(self, x: int, y: int, direction: int, carrying: WorldObj | None) -> NDArray[np.float32]:
         """The 147 numbers of ``gen_obs()["image"].ravel()`` for an agent at (x, y): (column, row, channel)."""
         corner = (x + _MARGIN) * self._row_length + y + _MARGIN
