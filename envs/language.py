@@ -169,8 +169,8 @@ class LanguageEnv(gymnasium.Env):
 
     ``reset(seed=..., options=...)`` takes the options ``split`` (draw a goal of this split: first a family, since some
     have many more goals than others), ``goal`` (an id) and ``instruction`` (these words instead of a phrasing of the
-    goal). The same seed and goal give the same start,
-    whatever was asked before; ``info["seed"]`` repeats an episode that was reset without one.
+    goal). The same seed and goal give the same start, whatever was asked before; ``info["seed"]`` repeats an episode
+    that was reset without one.
 
     Args:
         env: any Gymnasium environment; its observation, flattened, is the state. Its own reward is not used.

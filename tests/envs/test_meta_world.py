@@ -92,6 +92,18 @@ def test_episodes_last_as_long_as_asked():
     assert ends == [(False, False)] * 6 + [(False, True)]
 
 
+def test_an_episode_ends_at_success(env):
+    """The library's own go on, and raise after 500 steps."""
+    expert, steps, ended = TASK.expert(), 0, False
+    env.reset(seed=0, options={"goal": "coffee-button"})
+    while not ended:
+        *_, terminated, truncated, info = env.step(expert.act([env])[0])
+        steps, ended = steps + 1, terminated or truncated
+        assert terminated == info["is_success"]
+    assert terminated
+    assert steps < 100
+
+
 # Goals and words
 
 

@@ -122,6 +122,22 @@ def test_draws_that_the_library_would_refuse_for_ever_are_refused(task):
         assert np.linalg.norm(raw[:, :2] - raw[:, 3:5], axis=-1).min() < MIN_GAP
 
 
+@pytest.mark.parametrize("task", ["push", "door-close", "hammer"])
+def test_a_reset_takes_at_most_half_of_the_librarys_physics(task, monkeypatch):
+    """`benchmarks.meta_world` measures the time."""
+    theirs, ours = library(task), scene(task)
+    steps = []
+    whole_step = mujoco.mj_step
+    monkeypatch.setattr(mujoco, "mj_step", lambda *a, nstep=1: (steps.append(nstep), whole_step(*a, nstep=nstep))[1])
+    theirs._last_rand_vec = ours.draw(np.random.default_rng(0))
+    theirs.reset()
+    stock = sum(steps)
+    steps.clear()
+    ours.reset(ours.draw(np.random.default_rng(1)))
+    assert stock >= 500
+    assert sum(steps) <= stock / 2
+
+
 def test_an_unknown_task_or_option_is_refused():
     env = MetaWorldEnv()
     with pytest.raises(ValueError, match="unknown task 'dor-open': did you mean door-open"):
