@@ -65,11 +65,17 @@ class ActionSpace(Protocol):
         num_logits: numbers that a head gives for one state.
         num_q_inputs: numbers of an action that a Q-network reads; none where it values every action at once.
         num_q_outputs: values that a Q-network gives.
+        choices: an action as one categorical choice or several, whose logits a head gives one after the other.
     """
 
     num_logits: int
     num_q_inputs: int
     num_q_outputs: int
+    choices: Space
+
+    def choose(self, choice: NDArray) -> Any:
+        """The action that a point of `choices` stands for, in the environment's form."""
+        ...
 
     def make_embedding(self, state_dim: int, width: int) -> ActionEmbedding:
         """A new network that embeds actions in vectors of a width."""
@@ -139,6 +145,10 @@ class DiscreteActions:
 
     def __init__(self, num: int) -> None:
         self.num_logits = self.num_q_outputs = num
+        self.choices: Space = spaces.Discrete(num)
+
+    def choose(self, choice: NDArray) -> int:
+        return int(choice)
 
     def make_embedding(self, state_dim: int, width: int) -> ActionEmbedding:
         return StateActionEmbedding(self.num_logits, state_dim, width)
@@ -191,6 +201,10 @@ class ContinuousActions:
         self.num_bins = num_bins
         self.num_q_inputs = len(self._low)
         self.num_logits = self.num_q_inputs * num_bins
+        self.choices: Space = spaces.MultiDiscrete([num_bins] * self.num_q_inputs)
+
+    def choose(self, choice: NDArray) -> NDArray:
+        return self._values(torch.from_numpy(choice)).numpy()
 
     def normalise(self, actions: Tensor) -> Tensor:
         """Actions (..., A) with the box stretched to -1 ... 1."""

@@ -103,15 +103,15 @@ class PolicyAgent:
     """
 
     def __init__(self, algorithm: OfflineAlgorithm, encoder: GoalEncoder, temperature: float = 0.0) -> None:
-        self._algorithm = algorithm.eval()
-        self._encoder = encoder
-        self._temperature = temperature
+        self.algorithm = algorithm.eval()
+        self.encoder = encoder
+        self.temperature = temperature
 
     @torch.inference_mode()
     def act(self, lanes: Sequence[Lane]) -> list[Decision]:
-        device = device_of(self._algorithm)
+        device = device_of(self.algorithm)
         states = torch.stack([torch.from_numpy(lane.state) for lane in lanes]).to(device)
-        text = self._encoder.packed(self._encoder.rows([lane.instruction for lane in lanes]))
-        preferences = self._algorithm.preferences(states, to_device(text, device)).cpu()
-        actions = self._algorithm.actions.decide(preferences, [lane.rng for lane in lanes], self._temperature)
+        text = self.encoder.packed(self.encoder.rows([lane.instruction for lane in lanes]))
+        preferences = self.algorithm.preferences(states, to_device(text, device)).cpu()
+        actions = self.algorithm.actions.decide(preferences, [lane.rng for lane in lanes], self.temperature)
         return [Decision(action) for action in actions]

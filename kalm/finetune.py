@@ -1,0 +1,249 @@
+"""Fine-tuning online: a policy that KALM trained offline goes on learning from the environment's reward, by PPO.
+
+``llm-agents train configs/sb3/clevr_robot_finetune.yaml``. The policy starts exactly as it is, and its critic from
+nothing: a critic that knows nothing yet would teach it at random, so for the first rounds the critic learns alone.
+It is trained on training goals only; those of unseen splits are there to be judged on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.wrappers import TransformAction
+from numpy.typing import NDArray
+from pydantic import Field
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from torch import Tensor, nn
+
+from envs.goals import unknown
+from envs.language import LanguageEnv
+from kalm.offline import PolicyAgent
+from kalm.offline.networks import GoalConditionedMLP
+from kalm.recipe import KalmRecipe
+from kalm.settings import KalmConfig
+from kalm.stages import COLUMNS
+from kalm.trajectory_lm import Scale
+from llm_agents.agents import ExpertAgent, RandomAgent
+from llm_agents.config import Settings, parse_config
+from llm_agents.environments import make_environment
+from llm_agents.errors import UserError
+from llm_agents.evaluation.evaluate import Column, EvaluationSettings, make_panels
+from llm_agents.evaluation.judge import judge
+from llm_agents.goal_encoder import GoalEncoder, PackedFeatures
+from llm_agents.recipes import Recipe
+from llm_agents.rollout import Agent
+from llm_agents.run import Run
+from llm_agents.sb3_training import GoalObservation, SB3TrainingSettings, Training
+from llm_agents.training import load_weights, seeded
+
+START, NAME = "start", "finetuned"
+
+
+class StartSettings(Settings):
+    """The policy to start from. Its run is read again whenever the agents are loaded."""
+
+    run: str = "runs/demo"
+    """Folder of a run of the recipe `kalm`."""
+    agent: str = "real+search"
+    """One of its policies: ``real``, or what was added to it."""
+    temperature: float | None = Field(None, gt=0)
+    """Temperature at which it acts, learns and is judged; by default its run's."""
+
+
+class FinetuneTrainingSettings(SB3TrainingSettings):
+    """PPO from a policy that is good already: small steps."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    """Of Adam, for policy and critic."""
+    entropy_weight: float = Field(0.0, ge=0)
+    """Weight of the entropy bonus."""
+    value_warmup: int = Field(3, ge=0)
+    """Rounds, of the first ones, in which the critic learns alone."""
+    warmup_learning_rate: float = Field(1e-3, gt=0)
+    """Of Adam, for the critic in these rounds: it has everything to learn, and nothing yet to spoil."""
+
+
+class FinetuneConfig(Settings):
+    """A policy of a KALM run, fine-tuned online on training goals."""
+
+    environment: str = "envs:ClevrRobot-v0"
+    """Gymnasium id of the `LanguageEnv` that the run was made in."""
+    seed: int = Field(0, ge=0)
+    """Seed of the critic's weights, of goals and of starts. The panels have a seed of their own."""
+    num_workers: int = Field(2, ge=1)
+    """Processes for judging. No number depends on it."""
+    start_from: StartSettings = StartSettings()
+    sb3: FinetuneTrainingSettings = FinetuneTrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+class FinetuneRecipe(Recipe):
+    """PPO from a policy that KALM trained offline."""
+
+    Config = FinetuneConfig
+
+    def run(self, config: FinetuneConfig, run: Run) -> None:
+        """Train in rounds, then judge beside the policy it started from.
+
+        Raises:
+            UserError: see `load_start`.
+        """
+        self.train(config, run)
+        task = self.make_env(config).task
+        panels = make_panels(task, COLUMNS, config.evaluation.num_episodes, config.evaluation.panel_seed)
+        judge(run, self, panels, self.agent_names(run), config.num_workers, START, "expert")
+
+    def train(self, config: FinetuneConfig, run: Run) -> None:
+        """All rounds that are not done yet, at first of the critic alone."""
+        agent = load_start(config)
+        networks = ActorCritic(agent, config.seed)
+        training, settings = make_training(config, agent, networks), config.sb3
+
+        def warm_up(number: int) -> None:
+            networks.actor_learns = number >= settings.value_warmup
+            rate = settings.learning_rate if networks.actor_learns else settings.warmup_learning_rate
+            training.model.lr_schedule = FloatSchedule(rate)
+
+        training.train(run, warm_up)
+
+    def make_env(self, config: FinetuneConfig) -> LanguageEnv:
+        return make_environment(config.environment)
+
+    def columns(self, config: FinetuneConfig) -> list[Column]:
+        return list(COLUMNS)
+
+    def agent_names(self, run: Run) -> list[str]:
+        return ["random", "expert", START, NAME]
+
+    def load_agent(self, run: Run, name: str) -> Agent:
+        if name not in self.agent_names(run):
+            raise UserError(unknown("agent", name, self.agent_names(run)))
+        config = parse_config(FinetuneConfig, run.config, str(run.folder))
+        if name == "random":
+            return RandomAgent()
+        if name == "expert":
+            return ExpertAgent(self.make_env(config).task)
+        agent = load_start(config)
+        if name == NAME:  # the policy that is trained is the agent's own
+            training = make_training(config, agent, ActorCritic(agent, config.seed))
+            load_weights(training.model.policy, run, NAME)
+        return agent
+
+
+def load_start(config: FinetuneConfig) -> PolicyAgent:
+    """The policy to start from, as it acts in its own run.
+
+    Raises:
+        UserError: there is no such run or policy, it was trained in another environment, or it has no probabilities.
+    """
+    start = config.start_from
+    source = Run.open(start.run)
+    if source.recipe != "kalm":
+        raise UserError(f"start_from.run {start.run} was made by recipe {source.recipe!r}: only kalm has such policies")
+    theirs = parse_config(KalmConfig, source.config, str(Path(start.run) / "config.yaml"))
+    if _bare(theirs.environment) != _bare(config.environment):
+        raise UserError(f"{start.run} was trained in {theirs.environment}, not in {config.environment}")
+    policies = [name for name in KalmRecipe().agent_names(source) if name.startswith("real")]
+    if start.agent not in policies:
+        raise UserError(unknown("start_from.agent", start.agent, policies))
+    agent = KalmRecipe().load_agent(source, start.agent)
+    assert isinstance(agent, PolicyAgent)
+    agent.temperature = start.temperature or agent.temperature
+    if not agent.temperature:
+        raise UserError(f"{start.run} acts at temperature 0, without chance: give --start_from.temperature 0.5")
+    return agent
+
+
+def make_training(config: FinetuneConfig, agent: PolicyAgent, networks: ActorCritic) -> Training:
+    """The training of an agent's own policy."""
+    actions, rows = agent.algorithm.actions, TextRows(agent.encoder)
+
+    def make_env(seed: int) -> gymnasium.Env:
+        env = GoalObservation(make_environment(config.environment), rows, seed)
+        return TransformAction(env, actions.choose, actions.choices)
+
+    return Training(NAME, config.sb3, config.seed, make_env, KalmActorCritic, {"networks": networks})
+
+
+class TextRows:
+    """The row that an instruction has in an encoder's cache: one number that stands for its token features.
+
+    Texts are encoded one by one, see `llm_agents.sb3_training.SentenceEmbeddings`.
+    """
+
+    size = 1
+
+    def __init__(self, encoder: GoalEncoder) -> None:
+        self._encoder = encoder
+
+    def __call__(self, instruction: str) -> NDArray[np.float32]:
+        return self._encoder.rows([instruction]).cpu().numpy().astype(np.float32)  # exact up to 2**24 texts
+
+
+class ActorCritic(nn.Module):
+    """An agent's own policy and a new critic of the same make, on states with `TextRows` behind them, (N, D + 1).
+
+    Args:
+        seed: of the critic's weights.
+
+    Attributes:
+        actor_learns: whether losses reach the policy.
+    """
+
+    def __init__(self, agent: PolicyAgent, seed: int) -> None:
+        super().__init__()
+        self.actor_learns = True
+        self.actor = agent.algorithm.policy
+        self.actor.pooling.token_dropout = 0.0  # what learns must be what acted
+        scale = Scale(self.actor.state_mean, self.actor.state_std, torch.ones_like(self.actor.state_std))
+        with seeded(seed):
+            self.critic: GoalConditionedMLP = agent.algorithm.network(agent.encoder.dim, scale, 1)
+        self.critic.pooling.token_dropout = 0.0
+        self._temperature, self._features = agent.temperature, agent.encoder.packed
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of the choices (N, L) and the values (N, 1)."""
+        inputs = self._inputs(observations)
+        return self._logits(*inputs), self.critic(*inputs)
+
+    def forward_actor(self, observations: Tensor) -> Tensor:
+        return self._logits(*self._inputs(observations))
+
+    def forward_critic(self, observations: Tensor) -> Tensor:
+        return self.critic(*self._inputs(observations))
+
+    def _logits(self, states: Tensor, text: PackedFeatures) -> Tensor:
+        logits = self.actor(states, text) / self._temperature
+        return logits if self.actor_learns else logits.detach()
+
+    def _inputs(self, observations: Tensor) -> tuple[Tensor, PackedFeatures]:
+        return observations[:, :-1], self._features(observations[:, -1].long())
+
+
+class KalmActorCritic(ActorCriticPolicy):
+    """`ActorCritic` as a policy of stable-baselines3, in place of what it makes itself: an extractor and two heads."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        networks: ActorCritic,
+        use_sde: bool = False,
+    ) -> None:
+        super().__init__(observation_space, action_space, lr_schedule, net_arch=[], use_sde=use_sde)
+        self.mlp_extractor = networks  # type: ignore[assignment]
+        self.action_net = self.value_net = nn.Identity()  # type: ignore[assignment]
+        parameters, rate = networks.parameters(), lr_schedule(1)
+        self.optimizer = self.optimizer_class(parameters, lr=rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+
+def _bare(env_id: str) -> str:
+    """An environment's id without the module that registers it."""
+    return env_id.rpartition(":")[2]

@@ -1,0 +1,231 @@
+"""A policy that KALM trained offline goes on learning online: from what it is, on training goals, whatever stops it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from envs.clevr_robot import make
+from envs.language import LanguageEnv
+from kalm.finetune import NAME, START, ActorCritic, FinetuneConfig, FinetuneRecipe, load_start, make_training
+from kalm.offline import PolicyAgent
+from kalm.recipe import KalmRecipe
+from kalm.settings import KalmConfig
+from kalm.stages import UNSEEN, Stages
+from llm_agents.config import parse_config
+from llm_agents.errors import UserError
+from llm_agents.evaluation.panel import make_panel
+from llm_agents.recipes import find_recipe
+from llm_agents.rollout import Lane
+from llm_agents.run import Run
+from llm_agents.sb3_training import Training, observe
+
+TINY = {
+    "num_workers": 1,
+    "data": {"num_rollouts": 100, "num_play": 0},
+    "imagination": {"ways": [], "num_rephrase": 8, "num_easy": 8, "num_hard": 8},
+    "evaluation": {"num_episodes": 4},
+}
+POLICY = {"num_steps": 150, "batch_size": 64, "hidden_size": 32, "num_layers": 2}
+SB3 = {
+    "num_rounds": 3,
+    "steps_per_round": 64,
+    "num_envs": 2,
+    "num_steps": 32,
+    "batch_size": 32,
+    "value_warmup": 1,
+    "learning_rate": 1e-3,
+}
+ENVIRONMENTS = {"clevr": "envs:ClevrRobot-v0", "point": "point_mass:PointMass-v0"}
+
+
+@pytest.fixture(scope="module")
+def clevr(tmp_path_factory) -> Run:
+    """A KALM run whose policy `real` is trained."""
+    return make_start("clevr-bc", tmp_path_factory.mktemp("clevr") / "run")
+
+
+@pytest.fixture(scope="module", params=["clevr-bc", "clevr-cql", "point-bc"])
+def start(request, clevr, tmp_path_factory) -> Run:
+    """The same of each kind: logits or values, discrete or continuous actions."""
+    return clevr if request.param == "clevr-bc" else make_start(request.param, tmp_path_factory.mktemp("start") / "run")
+
+
+def make_start(kind: str, folder, **changes) -> Run:
+    environment, _, algorithm = kind.partition("-")
+    data = TINY | {"environment": ENVIRONMENTS[environment], "policy": POLICY | {"algorithm": algorithm}} | changes
+    config = parse_config(KalmConfig, data, kind)
+    run = Run.create(folder, "kalm", config.model_dump(mode="json"))
+    stages = Stages(config, run)
+    stages.collect()
+    stages.train("policy_real")
+    return run
+
+
+def make_config(start: Run, **changes) -> FinetuneConfig:
+    data = {
+        "environment": start.config["environment"],
+        "start_from": {"run": str(start.folder), "agent": "real"},
+        "num_workers": 1,
+        "sb3": SB3,
+        "evaluation": {"num_episodes": 4},
+    }
+    return parse_config(FinetuneConfig, data | changes, "here")
+
+
+def finetune(config: FinetuneConfig, folder) -> Run:
+    """A run that is trained and not judged."""
+    run = Run.create(folder, "kalm_finetune", config.model_dump(mode="json"))
+    FinetuneRecipe().train(config, run)
+    return run
+
+
+def training_of(config: FinetuneConfig) -> Training:
+    agent = load_start(config)
+    return make_training(config, agent, ActorCritic(agent, config.seed))
+
+
+def weights(run: Run, part: str) -> dict[str, torch.Tensor]:
+    prefix = f"weights.mlp_extractor.{part}."
+    tensors, _ = run.load_checkpoint(NAME)
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def lanes_of(make_env, split: str, count: int = 6) -> list[Lane]:
+    """Episodes in progress, after a few random steps."""
+    cases, lanes = make_panel(make_env().task, split, count, 5).cases, []
+    for index, case in enumerate(cases):
+        env, rng = make_env(), np.random.default_rng(index)
+        env.action_space.seed(index)
+        options = {"goal": case.goal_id, "split": split, "instruction": case.instruction}
+        observation, _ = env.reset(seed=case.seed, options=options)
+        for _ in range(index):
+            observation, *_ = env.step(env.action_space.sample())
+        lanes.append(Lane(env, index, case, observation["text"], rng, states=[observation["state"]]))
+    return lanes
+
+
+@torch.no_grad()
+def test_before_any_update_it_acts_as_the_policy_it_started_from(start):
+    """The same probabilities in real states, for goals of every split: of PPO's actor, and of KALM's own agent."""
+    config, agent = make_config(start), KalmRecipe().load_agent(start, "real")
+    training = training_of(config)
+    env = training.model.get_env().envs[0].unwrapped
+    for split in ("train", *UNSEEN):
+        lanes = lanes_of(lambda: FinetuneRecipe().make_env(config), split)
+        observations = np.stack([observe(lane.state, lane.instruction, env._vectors) for lane in lanes])
+        found = training.model.policy.get_distribution(torch.from_numpy(observations)).distribution
+        found = torch.stack([part.probs for part in (found if isinstance(found, list) else [found])], 1)
+        states = torch.from_numpy(np.stack([lane.state for lane in lanes]))
+        rows = [agent.encoder.rows([lane.instruction]) for lane in lanes]  # beside others the last bits differ
+        text = agent.encoder.packed(torch.cat(rows))
+        logits = agent.algorithm.preferences(states, text) / start.config["policy"]["temperature"]
+        torch.testing.assert_close(found, logits.view_as(found).softmax(-1), rtol=1e-5, atol=1e-7)
+
+
+def test_while_the_critic_warms_up_the_policy_does_not_move_and_then_it_does(start, tmp_path):
+    untouched = load_start(make_config(start)).algorithm.policy.state_dict()
+    warm = finetune(make_config(start, sb3=SB3 | {"num_rounds": 2, "value_warmup": 2}), tmp_path / "warm")
+    moved = finetune(make_config(start, sb3=SB3 | {"num_rounds": 2, "value_warmup": 1}), tmp_path / "moved")
+    fresh = ActorCritic(load_start(make_config(start)), 0).critic.state_dict()
+    assert all(torch.equal(value, untouched[key]) for key, value in weights(warm, "actor").items())
+    assert any(not torch.equal(value, untouched[key]) for key, value in weights(moved, "actor").items())
+    assert any(not torch.equal(value, fresh[key]) for key, value in weights(warm, "critic").items())
+
+
+def test_what_has_not_moved_is_judged_like_what_it_started_from(clevr, tmp_path, capsys):
+    """In every column, episode by episode, beside random and expert."""
+    config = make_config(clevr, sb3=SB3 | {"num_rounds": 1, "value_warmup": 1})
+    run = Run.create(tmp_path / "run", "kalm_finetune", config.model_dump(mode="json"))
+    FinetuneRecipe().run(config, run)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("random", "expert", START, NAME))
+    outcomes = [(run.folder / "evaluation").rglob(f"{name}.json") for name in (START, NAME)]
+    first, second = ({path.parent.name: path.read_text() for path in paths} for paths in outcomes)
+    assert first == second
+    assert len(first) == 5
+
+
+def test_it_plays_training_goals_in_training_words_on_starts_of_training_alone(clevr, tmp_path, monkeypatch):
+    asked = []
+    reset = LanguageEnv.reset
+
+    def spy(self, *, seed=None, options=None):
+        asked.append((seed, options))
+        return reset(self, seed=seed, options=options)
+
+    monkeypatch.setattr(LanguageEnv, "reset", spy)
+    config = make_config(clevr, sb3=SB3 | {"steps_per_round": 512})
+    training_of(config).train(Run.create(tmp_path / "run", "kalm_finetune", {}))
+    said = {goal.id: goal.phrasings for goal in make().task.goals("train")}
+    assert len(asked) > 20
+    assert all(options["split"] == "train" and seed < 10**6 for seed, options in asked)
+    assert all(options["instruction"] in said[options["goal"]] for _, options in asked)
+
+
+def test_the_agent_that_is_judged_has_the_policy_that_was_trained(start, tmp_path):
+    run = finetune(make_config(start), tmp_path / "run")
+    agent = FinetuneRecipe().load_agent(run, NAME)
+    assert isinstance(agent, PolicyAgent)
+    trained = weights(run, "actor")
+    assert all(torch.equal(value, trained[key]) for key, value in agent.algorithm.policy.state_dict().items())
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_been(clevr, tmp_path, monkeypatch):
+    config = make_config(clevr)
+    whole = finetune(config, tmp_path / "whole")
+    log = Run.log
+
+    def stop(self, stage, step, metrics):
+        log(self, stage, step, metrics)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config, tmp_path / "cut")
+    cut = Run.open(tmp_path / "cut")
+    FinetuneRecipe().train(config, cut)
+    expected, found = (load_file(run.folder / "checkpoints" / f"{NAME}.safetensors") for run in (whole, cut))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_the_recipe_is_installed():
+    assert isinstance(find_recipe("kalm_finetune"), FinetuneRecipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start_from": {"run": "nowhere"}}, "nowhere is not a run folder"),
+        ({"start_from": {"agent": "reel"}}, "did you mean real"),
+        ({"start_from": {"agent": "lm"}}, "unknown start_from.agent 'lm'"),
+        ({"start_from": {"agent": "real+oracle"}}, r"there is no checkpoint .*real\+oracle"),
+        ({"environment": "envs:BabyAIRoom-v0"}, "was trained in envs:ClevrRobot-v0, not in envs:BabyAIRoom-v0"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused_in_one_line(clevr, changes, message):
+    start_from = {"run": str(clevr.folder), "agent": "real"} | changes.get("start_from", {})
+    with pytest.raises(UserError, match=message) as error:
+        load_start(make_config(clevr, **(changes | {"start_from": start_from})))
+    assert "\n" not in str(error.value)
+
+
+def test_only_a_run_of_kalm_that_acts_by_chance_is_a_start(clevr, tmp_path):
+    other = Run.create(tmp_path / "other", "sb3", clevr.config)
+    with pytest.raises(UserError, match="recipe 'sb3'"):
+        load_start(make_config(other))
+    cold = Path(shutil.copytree(clevr.folder, tmp_path / "cold"))
+    text = (cold / "config.yaml").read_text()
+    (cold / "config.yaml").write_text(text.replace("temperature: 0.5", "temperature: 0.0"))
+    with pytest.raises(UserError, match=r"--start_from\.temperature"):
+        load_start(make_config(Run.open(cold)))
+    warm = make_config(Run.open(cold), start_from={"run": str(cold), "agent": "real", "temperature": 0.7})
+    assert load_start(warm).temperature == 0.7
