@@ -107,7 +107,8 @@ def split(states: NDArray, size: Size) -> Parts:
 
 def _rounded(state: NDArray, size: Size) -> Parts:
     """The parts of a state (D,) that may hold any numbers: whole ones, with the agent somewhere on the grid."""
-    parts = Parts(*(np.rint(np.nan_to_num(part)) for part in split(state, size)))
+    state = np.rint(state)
+    parts = split(state if np.isfinite(state).all() else np.nan_to_num(state), size)
     place = np.clip(parts.place, 0, np.subtract(size, 1))
     return parts._replace(place=place, direction=parts.direction % len(HEADINGS))
 
@@ -129,19 +130,18 @@ def describe_whole(state: NDArray, size: Size) -> str:
 
 def _things(parts: Parts, forward: NDArray) -> list[str]:
     """From left to right and from far to near."""
-    found = np.argwhere(parts.cells[..., 0] > _WALL)
-    offsets = found - parts.place
-    aside, ahead = offsets @ (-forward[1], forward[0]), offsets @ forward
-    told = []
-    for index in np.lexsort((-ahead, aside)):
-        thing = THINGS.get(tuple(parts.cells[tuple(found[index])].tolist()))
-        told += [f"{thing} {_place(aside[index], ahead[index])}"] if thing else []
-    return told
+    columns, rows = np.nonzero(parts.cells[..., 0] > _WALL)
+    offsets = np.stack([columns, rows], -1) - parts.place
+    aside, back = (offsets @ (-forward[1], forward[0])).tolist(), (-offsets @ forward).tolist()
+    things = sorted(zip(aside, back, parts.cells[columns, rows].tolist(), strict=True))
+    named = ((THINGS.get(tuple(numbers)), _place(x, y)) for x, y, numbers in things)
+    return [f"{thing} {place}" for thing, place in named if thing]
 
 
-def _place(aside: float, ahead: float) -> str:
+@lru_cache(maxsize=4096)
+def _place(aside: float, back: float) -> str:
     across = [steps(int(abs(aside)), "left" if aside < 0 else "right")] if aside else []
-    along = [steps(int(abs(ahead)), "back" if ahead < 0 else "forward")] if ahead else []
+    along = [steps(int(abs(back)), "forward" if back < 0 else "back")] if back else []
     return " and ".join(across + along) or "where you stand"
 
 
