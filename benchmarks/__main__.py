@@ -1,4 +1,4 @@
-"""``python -m benchmarks [environment] [babyai] [meta_world] [imagination] [sampling] [scoring] [offline] ...``."""
+"""``python -m benchmarks [environment] [babyai] [meta_world] [sampling] [scoring] [online] [offline] ...``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.harness import Comparison, Skipped, measure
 
-NAMES = ("environment", "babyai", "meta_world", "imagination", "sampling", "scoring", "offline")
+NAMES = ("environment", "babyai", "meta_world", "imagination", "sampling", "scoring", "online", "offline")
 
 
 def main() -> None:
