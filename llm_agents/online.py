@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import psutil
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -173,6 +174,7 @@ def train_online(
                 "rollout/total_steps": num_steps,
                 "speed/decisions_per_s": metrics["rollout/steps"] / (ended - began),
                 "speed/rollout_share": (played - began) / (ended - began),
+                "memory/resident_mb": psutil.Process().memory_info().rss / 2**20,
             }
             run.log(name, iteration + 1, metrics)
             advance(1, f"success {metrics['rollout/success']:.2f}")
