@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from llm_agents.devices import device_of
 from llm_agents.run import UserError
@@ -126,7 +128,8 @@ class GoalEncoder(nn.Module):
         found = find_encoder(name)
         try:
             path = find_pretrained(found)
-            return cls(name, AutoModel.from_pretrained(path), AutoTokenizer.from_pretrained(path))
+            with _without_progress_bar():  # it is loaded many times, in a tenth of a second
+                return cls(name, AutoModel.from_pretrained(path), AutoTokenizer.from_pretrained(path))
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
                 f"text encoder {name!r} is neither a folder nor reachable on the model hub: "
@@ -225,6 +228,18 @@ class GoalEncoder(nn.Module):
 
 
 @lru_cache
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """No bar of the library's."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _sha256(path: Path) -> str:
     if not path.exists():
         return "missing"
