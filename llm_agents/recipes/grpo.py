@@ -33,7 +33,8 @@ class GRPOSettings(OnlineSettings):
     """Group-relative policy optimization (Shao et al., 2024) and its family."""
 
     group_size: int = Field(8, ge=2)
-    """Episodes that share goal and start."""
+    """Episodes that share goal and start. Their discounted returns are compared, so that of two successes the earlier
+    is the better; with ``discount: 1`` all that counts is whether there was one."""
     variant: Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo"] = "grpo"
     """Whose advantages, ratios and averages; see `llm_agents.losses.grpo`."""
     step_weight: float = Field(0.0, ge=0)
@@ -125,7 +126,9 @@ class GRPOLearner:
         settings = self._settings
         rewards = torch.nn.utils.rnn.pad_sequence([self._rewards(episode) for episode in episodes])  # (T, N)
         if not settings.step_weight:
-            credit = VARIANTS[settings.variant].advantages(rewards.sum(0), groups, group_size=settings.group_size)
+            discounts = settings.discount ** torch.arange(len(rewards))
+            returns = (discounts[:, None] * rewards).sum(0)
+            credit = VARIANTS[settings.variant].advantages(returns, groups, group_size=settings.group_size)
             return credit, (credit.advantages[owners], credit.informative[owners])
         mask = torch.arange(len(rewards))[:, None] < torch.tensor([len(episode) for episode in episodes])
         states = torch.nn.utils.rnn.pad_sequence(

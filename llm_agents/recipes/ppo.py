@@ -28,6 +28,9 @@ from llm_agents.scoring import ActionScorer
 from llm_agents.scoring_agent import ScoringAgent
 
 
+MIN_VARIANCE = 1e-4  # of returns that hardly differ
+
+
 class PPOSettings(OnlineSettings):
     """Proximal policy optimization (Schulman et al., 2017)."""
 
@@ -38,7 +41,8 @@ class PPOSettings(OnlineSettings):
     value_clip_range: float | None = Field(0.2, gt=0)
     """How far a value may move from the one that acted, in units of the return; null for as far as it likes."""
     value_weight: float = Field(0.5, ge=0)
-    """Weight of the value loss."""
+    """Weight of the value loss, measured in variances of an iteration's returns: where these differ little, as a
+    success now and one ten steps later do, the value would else learn nothing beside the policy."""
     entropy_weight: float = Field(0.003, ge=0)
     """Weight of the entropy bonus."""
     value_warmup: int = Field(2, ge=0)
@@ -148,6 +152,7 @@ class PPOLosses:
         self._scorer, self._settings, self._turns = scorer, settings, turns
         self._advantages, self._returns, self._values = advantages, returns, values
         self._value_only = value_only
+        self._value_weight = settings.value_weight / max(returns.var(correction=0).item(), MIN_VARIANCE)
         self._choices = torch.tensor([turn.choice for turn in turns])
         self._log_probs = torch.tensor([turn.log_probs[0] for turn in turns])
         self._lengths = np.array([len(turn.prompt_ids) for turn in turns])
@@ -171,7 +176,7 @@ class PPOLosses:
         )
         weights = token_weights(torch.ones(len(batch), dtype=torch.bool, device=device), "token_mean")[: len(index)]
         loss, metrics = value_loss(scores.values, values, returns, weights, settings.value_clip_range)
-        loss = settings.value_weight * loss
+        loss = self._value_weight * loss
         if self._value_only:
             return loss, metrics
         log_probs = scores.logits.log_softmax(-1).gather(1, choices[:, None])[:, 0]
