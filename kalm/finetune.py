@@ -1,6 +1,6 @@
 """Fine-tuning online: a policy that KALM trained offline goes on learning from the environment's reward, by PPO.
 
-``llm-agents train configs/sb3/clevr_robot_finetune.yaml``. The policy starts exactly as it is, and its critic from
+``llm-agents train configs/kalm_finetune/clevr_robot.yaml``. The policy starts exactly as it is, and its critic from
 nothing: a critic that knows nothing yet would teach it at random, so for the first rounds the critic learns alone.
 It is trained on training goals only; those of unseen splits are there to be judged on.
 """
