@@ -165,6 +165,21 @@ def leave_one_out_advantages(rewards: Tensor, groups: Tensor, group_size: int | 
     return _credit(sizes / (sizes - 1) * (rewards - members.mean(rewards)), rewards, members)
 
 
+def centre(advantages: Tensor, groups: Tensor) -> Tensor:
+    """Advantages (M,) less the mean of their group, where an episode is as many of the M as it has steps.
+
+    A baseline that counts each episode once is no baseline for steps: a failure lasts longer than a success, so that
+    most steps would be bad ones. What is pushed down takes probability from what was written and gives it to what never
+    was, until the model writes nonsense (docs/lab_notes.md). Where each episode is one of the M, nothing changes.
+
+    Args:
+        groups: (M,) integers.
+    """
+    members, owners = groups.unique(return_inverse=True)
+    sums = advantages.new_zeros(len(members)).index_add(0, owners, advantages)
+    return advantages - (sums / owners.bincount(minlength=len(members)))[owners]
+
+
 def gigpo_advantages(
     rewards: Tensor,
     mask: Tensor,

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from envs.episodes import Episode
-from llm_agents.credit import GroupCredit, gigpo_advantages, state_hash
+from llm_agents.credit import GroupCredit, centre, gigpo_advantages, state_hash
 from llm_agents.language_model import LanguageModel
 from llm_agents.losses import VARIANTS, KlEstimator, grpo_loss, kl_loss, token_weights
 from llm_agents.memory import TextualMemory
@@ -108,12 +108,13 @@ class GRPOLearner:
             owners += [index] * len(found)
         credit, of_sequence = self._credit(episodes, groups, sequences, np.array(owners))
         kept = np.flatnonzero(of_sequence[1].numpy())
+        advantages = centre(of_sequence[0][kept], groups[np.array(owners)[kept]])
         return GRPOLosses(
             self.module,
             self._reference,
             self._settings,
             [sequences[i] for i in kept],
-            of_sequence[0][kept],
+            advantages,
             credit.metrics,
             self._temperature,
             self._max_tokens,

@@ -27,7 +27,6 @@ from llm_agents.run import Run
 from llm_agents.scoring import ActionScorer
 from llm_agents.scoring_agent import ScoringAgent
 
-
 MIN_VARIANCE = 1e-4  # of returns that hardly differ
 
 

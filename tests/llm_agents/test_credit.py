@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from llm_agents.credit import (
+    centre,
     discounted_returns,
     gae,
     gigpo_advantages,
@@ -177,6 +178,22 @@ def test_neither_order_nor_names_of_groups_matter(seed, num_groups, size):
     for method in (group_relative_advantages, leave_one_out_advantages):
         advantages = method(rewards, groups).advantages
         assert_close(method(rewards[order], 7 - 3 * groups[order]).advantages, advantages[order])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 5))
+def test_steps_are_centred_in_their_group_and_episodes_of_one_step_already_are(seed, num_groups, size):
+    generator = torch.Generator().manual_seed(seed)
+    groups = torch.arange(num_groups).repeat_interleave(size) * 7
+    rewards = torch.rand(len(groups), generator=generator)
+    advantages = group_relative_advantages(rewards, groups).advantages
+    assert_close(centre(advantages, groups), advantages, atol=1e-5, rtol=0)
+    lengths = torch.randint(1, 9, (len(groups),), generator=generator)
+    of_steps, groups_of_steps = advantages.repeat_interleave(lengths), groups.repeat_interleave(lengths)
+    centred = centre(of_steps, groups_of_steps)
+    for group in groups.unique():
+        inside = groups_of_steps == group
+        assert abs(centred[inside].sum()) < 1e-4
+        assert_close(centred[inside].diff(), of_steps[inside].diff(), atol=1e-5, rtol=0)
 
 
 def test_groups_of_different_sizes_are_compared_each_by_itself():
