@@ -63,7 +63,7 @@ class BabyAIExpert:
         assert isinstance(physics, BabyAITextEnv)
         pilot = self._pilots.get(env)
         if pilot is None or not pilot.follows(env):
-            pilot = self._pilots[env] = _Pilot(_WatchedBot(physics.level), env.start_state)
+            pilot = self._pilots[env] = _Pilot(WatchedBot(physics.level), env.start_state)
         try:
             return pilot.decide(physics, env.num_steps)
         except ExpertError as error:
@@ -82,7 +82,7 @@ class _Pilot:
         is_alone: whether every action so far was its own.
     """
 
-    bot: _WatchedBot
+    bot: WatchedBot
     start_state: Any
     num_steps: int = -1
     suggested: int | None = None
@@ -106,14 +106,14 @@ class _Pilot:
 
     def _decide_afresh(self, physics: BabyAITextEnv) -> int:
         """By a bot that knows nothing of what others did."""
-        self.bot = _WatchedBot(physics.level)
+        self.bot = WatchedBot(physics.level)
         try:
             return self.bot.next_action(None)
         except ExpertError:
             return TURN_LEFT
 
 
-class _WatchedBot(BabyAIBot):
+class WatchedBot(BabyAIBot):
     """A bot that gives up instead of revising its plan for ever, and says so instead of failing an assertion."""
 
     def __init__(self, level: Any) -> None:
