@@ -27,8 +27,8 @@ from llm_agents.collect import collect
 from llm_agents.devices import describe_device, find_device, to_device
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
-from llm_agents.evaluation.evaluate import Column, evaluate_agent, make_panels
-from llm_agents.evaluation.panel import Panel, make_panel
+from llm_agents.evaluation.evaluate import evaluate_agent, make_panels
+from llm_agents.evaluation.panel import Column, Panel, make_panel
 from llm_agents.goal_encoder import GoalEncoder
 from llm_agents.language_model import TINY, LanguageModel
 from llm_agents.parallel import in_processes

@@ -18,7 +18,7 @@ from llm_agents.errors import UserError
 
 if TYPE_CHECKING:
     from llm_agents.config import Settings
-    from llm_agents.evaluation.panel import Panel
+    from llm_agents.evaluation.panel import Column, Panel
     from llm_agents.recipes import Recipe
     from llm_agents.run import Run
 
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: Namespace) -> int:
     """Train by a config, from the start or from where a run was stopped; ends with the report."""
-    from llm_agents.config import flatten, load_config
+    from llm_agents.config import flatten
+    from llm_agents.recipes import load_config
 
     name, config = load_config(options.config, options.overrides)
     run, recipe, config = _start_run(name, config, options)
@@ -369,7 +370,7 @@ def _write_report(run: Run, recipe: Recipe) -> Path:
 def _panels(options: Namespace, recipe: Recipe, config: Settings) -> dict[str, Panel]:
     """What ``evaluate`` is asked to judge on, by the name of the column."""
     from envs.goals import SPLITS
-    from llm_agents.evaluation.evaluate import Column, make_panels
+    from llm_agents.evaluation.evaluate import make_panels
     from llm_agents.evaluation.panel import Wordings, read_panel
 
     task = recipe.make_env(config).task

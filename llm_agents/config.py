@@ -11,7 +11,6 @@ import yaml
 
 from envs.goals import unknown
 from llm_agents.errors import UserError
-from llm_agents.recipes import find_recipe, list_recipes
 
 
 class Settings(pydantic.BaseModel):
@@ -26,23 +25,6 @@ class Settings(pydantic.BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, Settings]:
-    """The recipe that a YAML file names, and its config.
-
-    Args:
-        path: a YAML file with ``recipe: <name>`` beside the fields of that recipe's config.
-        overrides: as on the command line, ``["--policy.num_steps", "100"]`` or ``["--policy.num_steps=100"]``.
-
-    Raises:
-        UserError: the file cannot be read, or something in it or in the overrides is unknown, missing or ill-typed.
-    """
-    data = read_yaml(path)
-    name = data.pop("recipe", None)
-    if not isinstance(name, str):
-        raise UserError(f"{path} names no recipe: it needs a line such as 'recipe: {(list_recipes() or ['kalm'])[0]}'")
-    return name, parse_config(find_recipe(name).Config, data, str(path), overrides)
-
-
 def parse_config(config_cls: type[S], data: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> S:
     """Plain data as a config.
 
@@ -50,10 +32,10 @@ def parse_config(config_cls: type[S], data: dict[str, Any], where: str, override
         config_cls: the kind of config.
         data: nested fields.
         where: where the data come from, for messages.
-        overrides: see `load_config`.
+        overrides: as on the command line, ``["--policy.num_steps", "100"]`` or ``["--policy.num_steps=100"]``.
 
     Raises:
-        UserError: see `load_config`.
+        UserError: something in the data or in the overrides is unknown, missing or ill-typed.
     """
     given = read_overrides(overrides)
     for key, value in given.items():

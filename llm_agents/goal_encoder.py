@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,8 +127,7 @@ class GoalEncoder(nn.Module):
         found = find_encoder(name)
         try:
             path = find_pretrained(found)
-            with _without_progress_bar():  # it is loaded many times, in a tenth of a second
-                return cls(name, AutoModel.from_pretrained(path), AutoTokenizer.from_pretrained(path))
+            return cls(name, _load_quietly(path), AutoTokenizer.from_pretrained(path))
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
                 f"text encoder {name!r} is neither a folder nor reachable on the model hub: "
@@ -227,19 +225,18 @@ class GoalEncoder(nn.Module):
         self._lengths = torch.cat([self._lengths, lengths])
 
 
-@lru_cache
-@contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    """No bar of the library's."""
+def _load_quietly(path: str) -> PreTrainedModel:
+    """Without the library's progress bar: it is loaded in many processes, in a tenth of a second."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        return AutoModel.from_pretrained(path)
     finally:
         if shown:
             logging.enable_progress_bar()
 
 
+@lru_cache
 def _sha256(path: Path) -> str:
     if not path.exists():
         return "missing"

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from envs.episodes import Episode
-from envs.goals import Split, unknown
+from envs.goals import unknown
 from envs.language import LanguageEnv, LanguageTask
 from llm_agents.config import Settings, parse_config
 from llm_agents.errors import UserError
-from llm_agents.evaluation.panel import Panel, Wordings, make_panel
+from llm_agents.evaluation.panel import Column, Panel, make_panel
 from llm_agents.evaluation.statistics import Estimate, success_rate
 from llm_agents.parallel import in_processes
 from llm_agents.recipes import Recipe
@@ -35,16 +35,6 @@ class EvaluationSettings(Settings):
     """Episodes an agent and a column."""
     panel_seed: int = Field(0, ge=0)
     """Seed of the panels."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """What one column of the table of results shows: a split, or its wordings of one kind."""
-
-    name: str
-    split: Split
-    wordings: Wordings = "all"
-    kind: str | None = None
 
 
 @dataclass(frozen=True)

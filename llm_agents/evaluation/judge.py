@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from envs.language import LanguageTask
 from llm_agents.console import wide_console
 from llm_agents.evaluation.compare import Comparison, compare, tables
-from llm_agents.evaluation.evaluate import Column, evaluate_run, results_table
-from llm_agents.evaluation.panel import Panel
+from llm_agents.evaluation.evaluate import evaluate_run, results_table
+from llm_agents.evaluation.panel import Column, Panel
 from llm_agents.recipes import Recipe
 from llm_agents.run import Run
 

@@ -22,6 +22,16 @@ Wordings = Literal["all", "given", "new"]
 
 
 @dataclass(frozen=True)
+class Column:
+    """What one column of the table of results shows: a split, or its wordings of one kind."""
+
+    name: str
+    split: Split
+    wordings: Wordings = "all"
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
 class Panel:
     """A list of cases. Its hash is printed beside every number."""
 

@@ -10,16 +10,18 @@ A recipe of your own is one class with the methods of `Recipe`, named in your pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from envs.goals import unknown
+from llm_agents.config import Settings, parse_config, read_yaml
 from llm_agents.errors import UserError
 
 if TYPE_CHECKING:
     from envs.language import LanguageEnv
-    from llm_agents.config import Settings
-    from llm_agents.evaluation.evaluate import Column
+    from llm_agents.evaluation.panel import Column
     from llm_agents.rollout import Agent
     from llm_agents.run import Run
 
@@ -82,3 +84,20 @@ def _load(entry: Any) -> Recipe:
         return entry.load()()
     except ImportError as error:
         raise UserError(f"recipe {entry.name!r} ({entry.value}) cannot be imported: {error}") from error
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, Settings]:
+    """The recipe that a YAML file names, and its config.
+
+    Args:
+        path: a YAML file with ``recipe: <name>`` beside the fields of that recipe's config.
+        overrides: see `parse_config`.
+
+    Raises:
+        UserError: the file cannot be read, or something in it or in the overrides is unknown, missing or ill-typed.
+    """
+    data = read_yaml(path)
+    name = data.pop("recipe", None)
+    if not isinstance(name, str):
+        raise UserError(f"{path} names no recipe: it needs a line such as 'recipe: {(list_recipes() or ['kalm'])[0]}'")
+    return name, parse_config(find_recipe(name).Config, data, str(path), overrides)

@@ -29,9 +29,9 @@ from llm_agents.config import Settings, parse_config
 from llm_agents.devices import describe_device, find_device
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
-from llm_agents.evaluation.evaluate import Column, EvaluationSettings, make_panels
+from llm_agents.evaluation.evaluate import EvaluationSettings, make_panels
 from llm_agents.evaluation.judge import judge, wording_columns
-from llm_agents.evaluation.panel import Panel
+from llm_agents.evaluation.panel import Column, Panel
 from llm_agents.language_model import LanguageModel, LanguageModelSettings
 from llm_agents.memory import MemorySettings, TextualMemory, restored, word_overlap
 from llm_agents.prompts import Moment, Narrator, Prompter, PromptSettings

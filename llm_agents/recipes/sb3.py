@@ -22,8 +22,9 @@ from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.config import Settings, parse_config
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
-from llm_agents.evaluation.evaluate import Column, EvaluationSettings, make_panels
+from llm_agents.evaluation.evaluate import EvaluationSettings, make_panels
 from llm_agents.evaluation.judge import judge, wording_columns
+from llm_agents.evaluation.panel import Column
 from llm_agents.goal_encoder import DEFAULT_ENCODER, GoalEncoder
 from llm_agents.grid_network import GridFeatures
 from llm_agents.recipes import Recipe

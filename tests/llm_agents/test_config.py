@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from toy_recipe import PolicySettings, ToySettings
 
-from llm_agents.config import differences, flatten, load_config, parse_config
+from llm_agents.config import differences, flatten, parse_config
+from llm_agents.recipes import load_config
 from llm_agents.run import UserError
 
 
