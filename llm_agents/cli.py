@@ -18,7 +18,7 @@ from llm_agents.errors import UserError
 
 if TYPE_CHECKING:
     from llm_agents.config import Settings
-    from llm_agents.evaluation.panel import Column, Panel
+    from llm_agents.evaluation.panel import Panel
     from llm_agents.recipes import Recipe
     from llm_agents.run import Run
 
@@ -371,7 +371,7 @@ def _panels(options: Namespace, recipe: Recipe, config: Settings) -> dict[str, P
     """What ``evaluate`` is asked to judge on, by the name of the column."""
     from envs.goals import SPLITS
     from llm_agents.evaluation.evaluate import make_panels
-    from llm_agents.evaluation.panel import Wordings, read_panel
+    from llm_agents.evaluation.panel import Column, Wordings, read_panel
 
     task = recipe.make_env(config).task
     wordings: Wordings = options.wordings or "all"
