@@ -41,8 +41,13 @@ MAX_NEW_TOKENS = 4
 
 def comparisons() -> Iterator[Comparison]:
     """An agent that scores action texts, and one that writes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _comparisons(Path(folder) / "run")
+
+
+def _comparisons(folder: Path) -> Iterator[Comparison]:
     ppo = PPOConfig.model_validate({**COMMON, "scorer": {"normalisation": "sum"}, "ppo": ROUND})
-    beginning = _begin(ppo)
+    beginning = Beginning(ppo, Run.create(folder, "benchmark", {}))
     torch.manual_seed(0)
     learner = PPOLearner(ActionScorer(beginning.new_model(), ScorerSettings(normalisation="sum")), ppo, beginning.task)
     ours = _training(learner, ppo.ppo, beginning)
@@ -54,10 +59,6 @@ def comparisons() -> Iterator[Comparison]:
     ours = _training(GRPOLearner(beginning.new_model(), grpo), grpo.grpo, beginning)
     theirs = PlainLoop(beginning, grpo).write
     yield Comparison("GRPO of free text", "decisions", "a loop with generate()", ours, theirs)
-
-
-def _begin(config: LLMAgentConfig) -> Beginning:
-    return Beginning(config, Run.create(Path(tempfile.mkdtemp()) / "run", "benchmark", {}))
 
 
 def _training(learner: Learner, settings: OnlineSettings, beginning: Beginning) -> Callable[[], float]:

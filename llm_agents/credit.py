@@ -173,7 +173,11 @@ def centre(advantages: Tensor, groups: Tensor) -> Tensor:
     was, until the model writes nonsense (docs/lab_notes.md). Where each episode is one of the M, nothing changes.
 
     Args:
-        groups: (M,) integers.
+        advantages: (M,), one a step.
+        groups: (M,) integers, that of each step's episode.
+
+    Returns:
+        (M,), with the mean zero in every group.
     """
     members, owners = groups.unique(return_inverse=True)
     sums = advantages.new_zeros(len(members)).index_add(0, owners, advantages)

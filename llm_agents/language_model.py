@@ -67,8 +67,8 @@ class LanguageModelSettings(Settings):
     num_heads: int = Field(4, ge=1)
     """``tiny``: attention heads."""
     initializer_range: float = Field(0.02, gt=0)
-    """``tiny``: standard deviation of its initial weights. The default is the one of large models; a narrow model whose
-    text is its own vocabulary learns faster from ``1 / sqrt(hidden_size)``."""
+    """``tiny``: standard deviation of its initial weights. The default is the one of large models; a narrow model may
+    learn faster from ``1 / sqrt(hidden_size)``."""
     vocab_size: int = Field(512, ge=300)
     """``tiny``: size of its byte-level vocabulary."""
     max_length: int = Field(1024, ge=16)

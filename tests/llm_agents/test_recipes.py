@@ -23,7 +23,7 @@ from llm_agents.recipes import find_recipe
 from llm_agents.recipes.bc import BehaviourCloningConfig
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
 from llm_agents.recipes.llm_agent import Beginning
-from llm_agents.recipes.ppo import PPOConfig, PPOLearner, PPORecipe
+from llm_agents.recipes.ppo import PPOConfig, PPOLearner, PPOLosses, PPORecipe
 from llm_agents.report.write import write_report
 from llm_agents.run import Run
 from llm_agents.sb3_training import SentenceEmbeddings
@@ -273,6 +273,40 @@ def test_parts_of_a_batch_add_up_to_its_loss(variant, tmp_path):
     whole = losses.loss(batch, batch)[0].item()
     parts = sum(losses.loss(part, batch)[0].item() for part in np.array_split(batch, 3))
     assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
+
+
+def test_of_two_successes_the_earlier_is_better_and_long_failures_do_not_outweigh_their_group(tmp_path):
+    _, config, run = make("grpo", tmp_path / "run", warm_start={"num_demonstrations": 0})
+    beginning = Beginning(config, run)
+    learner = GRPOLearner(beginning.start_model().eval(), config)
+    rollouts = draw_rollouts(beginning.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, beginning.make_env, rollouts, 8)
+    learner._rewards = lambda episode: torch.eye(len(episode))[-1]  # all reach their goals, at their last steps
+    credit, _ = learner._credit(episodes, rollouts.groups, [], np.array([], int))
+    lengths = torch.tensor([len(episode) for episode in episodes])
+    by_length = {int(group): lengths[rollouts.groups == group] for group in rollouts.groups.unique()}
+    assert any(len(found.unique()) > 1 for found in by_length.values())
+    for group, found in by_length.items():
+        advantages = credit.advantages[rollouts.groups == group]
+        assert torch.equal(advantages.argsort(stable=True), (-found).argsort(stable=True))
+    losses = learner.losses(episodes, rollouts.groups, 0)
+    assert abs(losses._advantages.sum()) < 1e-3, "with a mean over episodes, not steps, it would be far from zero"
+
+
+def test_the_value_is_taught_as_much_by_small_returns_as_by_large_ones(tmp_path):
+    _, config, run = make("ppo", tmp_path / "run", warm_start={"num_demonstrations": 0})
+    beginning = Beginning(config, run)
+    scorer = PPORecipe().new_scorer(config, beginning)
+    learner = PPOLearner(scorer, config, beginning.task)
+    turns = play(learner.agent, beginning.make_env, draw_rollouts(beginning.task, config.ppo, 0, 0), 8)[0].turns
+    returns, index = torch.linspace(0, 1, len(turns)), np.arange(len(turns))
+    zeros = torch.zeros_like(returns)  # an untrained head says so, too
+    small, large = (
+        PPOLosses(scorer, config.ppo, turns, zeros, returns * scale, zeros, value_only=True).loss(index, index)[0]
+        for scale in (0.1, 1.0)
+    )
+    assert small.item() == pytest.approx(large.item(), rel=1e-4)
+    assert large > 0
 
 
 def test_an_episode_that_was_cut_counts_on_what_would_have_followed(tmp_path):
