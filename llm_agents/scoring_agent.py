@@ -12,7 +12,7 @@ from llm_agents.errors import UserError
 from llm_agents.memory import TextualMemory
 from llm_agents.prompts import Moment, Narrator, Prompter, PromptSettings
 from llm_agents.rollout import Decision, Lane
-from llm_agents.scoring import ActionScorer, action_ids
+from llm_agents.scoring import ActionScorer
 
 
 class ScoringAgent:
@@ -81,7 +81,7 @@ class ScoringAgent:
         text = moment.actions[choice]
         turn = Turn(
             prompt_ids=prompt,
-            token_ids=action_ids(self._scorer.lm, text),
+            token_ids=list(self._scorer.action_set(tuple(moment.actions)).rows[choice]),
             log_probs=[log_prob],
             candidates=moment.actions,
             choice=choice,
