@@ -22,7 +22,7 @@ from functools import partial
 
 from torch import Tensor
 
-from llm_agents.credit import GroupCredit, group_relative_advantages, leave_one_out_advantages
+from llm_agents.credit import GroupCredit, Scale, group_relative_advantages, leave_one_out_advantages
 from llm_agents.losses.ppo import clipped_surrogate
 from llm_agents.losses.ratio import RatioLevel, importance_ratio, log_ratio, ratio_metrics
 from llm_agents.losses.tokens import Aggregation, mean_of_kept, weighted_sum
@@ -37,6 +37,7 @@ class Variant:
         ratio_level: see `importance_ratio`.
         aggregation: see `token_weights`.
         clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
+        step_scale: the scale of `gigpo_advantages`; None where steps have no advantages of their own.
     """
 
     advantages: Callable[..., GroupCredit]
@@ -44,16 +45,17 @@ class Variant:
     aggregation: Aggregation
     clip_low: float
     clip_high: float
+    step_scale: Scale | None = None
 
 
 UNSCALED = partial(group_relative_advantages, scale="none")
 VARIANTS = {
     # Shao et al., 2024
-    "grpo": Variant(group_relative_advantages, "token", "sequence_mean", 0.2, 0.2),
+    "grpo": Variant(group_relative_advantages, "token", "sequence_mean", 0.2, 0.2, "group"),
     # Liu et al., 2025: no division by the deviation, none by the length
-    "dr_grpo": Variant(UNSCALED, "token", "constant", 0.2, 0.2),
+    "dr_grpo": Variant(UNSCALED, "token", "constant", 0.2, 0.2, "none"),
     # Yu et al., 2025: room for improbable tokens to grow; its dynamic sampling is the mask of `GroupCredit`
-    "dapo": Variant(group_relative_advantages, "token", "token_mean", 0.2, 0.28),
+    "dapo": Variant(group_relative_advantages, "token", "token_mean", 0.2, 0.28, "group"),
     # Zheng et al., 2025
     "gspo": Variant(group_relative_advantages, "geometric", "sequence_mean", 3e-4, 4e-4),
     # Ahmadian et al., 2024, with the clip of TRL

@@ -49,8 +49,9 @@ class GRPOSettings(OnlineSettings):
 
     @model_validator(mode="after")
     def _averages_that_are_known(self) -> GRPOSettings:
-        if self.step_weight and self.variant not in ("grpo", "dapo"):
-            raise ValueError(f"step_weight is defined for the variants grpo and dapo, not for {self.variant}")
+        if self.step_weight and VARIANTS[self.variant].step_scale is None:
+            known = ", ".join(name for name, variant in VARIANTS.items() if variant.step_scale)
+            raise ValueError(f"step_weight is defined for the variants {known}, not for {self.variant}")
         return self
 
 
@@ -135,8 +136,10 @@ class GRPOLearner:
         states = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor([state_hash(state.tobytes()) for state in episode.states[:-1]]) for episode in episodes]
         )
+        scale = VARIANTS[settings.variant].step_scale
+        assert scale is not None  # the settings see to it
         credit = gigpo_advantages(
-            rewards, mask, states, groups, settings.discount, settings.step_weight, group_size=settings.group_size
+            rewards, mask, states, groups, settings.discount, settings.step_weight, scale, settings.group_size
         )
         steps = np.array([sequence.steps[0] for sequence in sequences])
         return credit, (credit.advantages[steps, owners], credit.informative[steps, owners])

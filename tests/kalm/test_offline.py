@@ -42,8 +42,10 @@ RIGHT: dict[str, Any] = {
     "back": [0.0, 1.0],
 }
 KINDS = [("bc", "clevr"), ("cql", "clevr"), ("iql", "clevr"), ("bc", "point"), ("iql", "point")]
-EVERY = pytest.mark.parametrize(("name", "world"), KINDS, indirect=["world"])
-LEARNS_VALUES = pytest.mark.parametrize(("name", "world"), [k for k in KINDS if k[0] != "bc"], indirect=["world"])
+EVERY = pytest.mark.parametrize(("name", "world"), KINDS, indirect=["world"], scope="session")
+LEARNS_VALUES = pytest.mark.parametrize(
+    ("name", "world"), [k for k in KINDS if k[0] != "bc"], indirect=["world"], scope="session"
+)
 BRIEFLY = 20
 SETTINGS = PolicySettings(
     num_steps=200, batch_size=64, learning_rate=5e-3, hidden_size=128, num_layers=2, target_rate=0.05, token_dropout=0.1
