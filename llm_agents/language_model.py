@@ -69,6 +69,9 @@ class LanguageModelSettings(Settings):
     initializer_range: float = Field(0.02, gt=0)
     """``tiny``: standard deviation of its initial weights. The default is the one of large models; a narrow model may
     learn faster from ``1 / sqrt(hidden_size)``."""
+    rope_theta: float = Field(10_000.0, gt=1)
+    """``tiny``: base of its rotary position embedding (Su et al., 2021). With 50, heads of few dimensions tell neighbours
+    in prompts of tens of tokens apart; the default is for long texts and wide heads."""
     vocab_size: int = Field(512, ge=300)
     """``tiny``: size of its byte-level vocabulary."""
     max_length: int = Field(1024, ge=16)
@@ -175,6 +178,7 @@ class LanguageModel(nn.Module):
             num_hidden_layers=settings.num_layers,
             num_attention_heads=settings.num_heads,
             max_position_embeddings=settings.max_length,
+            rope_parameters={"rope_type": "default", "rope_theta": settings.rope_theta},
             initializer_range=settings.initializer_range,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,

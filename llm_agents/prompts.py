@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -67,6 +67,9 @@ class PromptSettings(Settings):
     """Line with the admissible actions."""
     goal_line: str = "Goal of the agent: {goal}"
     """Line with the goal."""
+    goal_place: Literal["first", "last"] = "first"
+    """Whether the goal stands before what happened, or behind what is seen: a small model that is trained from nothing
+    finds what the goal names far sooner when the goal is near its answer."""
     memory_line: str = "Experience: {memory}"
     """Line with something remembered."""
     observation_line: str = "Observation: {observation}"
@@ -244,7 +247,10 @@ class Prompter:
 
     def _head(self, moment: Moment) -> list[str]:
         preamble = [f"{self.settings.preamble}\n"] if self.settings.preamble else []
-        return [*preamble, *self._actions(moment), self.settings.goal_line.format(goal=moment.goal) + "\n"]
+        return [*preamble, *self._actions(moment), *self._goal(moment, "first")]
+
+    def _goal(self, moment: Moment, place: str) -> list[str]:
+        return [self.settings.goal_line.format(goal=moment.goal) + "\n"] if self.settings.goal_place == place else []
 
     def _actions(self, moment: Moment) -> list[str]:
         if not (self.settings.list_actions and moment.actions):
@@ -263,7 +269,7 @@ class Prompter:
 
     def _tail(self, moment: Moment) -> list[str]:
         invalid = [f"{self.settings.invalid_line}\n"] if moment.invalid else []
-        return [*invalid, self._observation(moment.observation), self.settings.ending]
+        return [*invalid, self._observation(moment.observation), *self._goal(moment, "last"), self.settings.ending]
 
     def _ids(self, lines: Sequence[str]) -> list[int]:
         self._tokenise(lines)

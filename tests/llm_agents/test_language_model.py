@@ -100,6 +100,17 @@ def next_logits(lm: LanguageModel, prompt: str, token_ids: Tensor) -> Tensor:
     return lm.model(inputs_embeds=embeds, use_cache=False).logits[0, -len(token_ids) - 1 :]
 
 
+def test_a_smaller_base_of_the_position_embedding_turns_faster_over_neighbours():
+    settings = {"text_input": "words", "hidden_size": 32, "num_layers": 1, "vocab_size": 400}
+    near, far = (
+        LanguageModel.load(LanguageModelSettings(rope_theta=theta, **settings), corpus=PROMPTS).model
+        for theta in (50.0, 10_000.0)
+    )
+    near, far = near.get_decoder().rotary_emb.inv_freq, far.get_decoder().rotary_emb.inv_freq
+    assert near[0] == far[0] == 1
+    torch.testing.assert_close(near[1:].log() / far[1:].log(), torch.full((3,), np.log(50) / np.log(10_000)).float())
+
+
 @torch.inference_mode()
 def test_greedy_decoding_is_the_argmax_of_full_forwards(lm, monkeypatch):
     end_early(lm, monkeypatch)

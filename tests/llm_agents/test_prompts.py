@@ -63,6 +63,23 @@ def test_every_line_can_be_worded_otherwise(lm):
     assert "".join(Prompter(lm, settings).lines(moment)) == expected
 
 
+def test_the_goal_can_stand_last_and_nothing_else_moves(lm):
+    first, last = (Prompter(lm, PromptSettings(goal_place=place)) for place in ("first", "last"))
+    goal = "Goal of the agent: go to place 3\n"
+    rest = [line for line in first.lines(MOMENT) if line != goal]
+    assert last.lines(MOMENT) == [*rest[:-1], goal, rest[-1]]
+    (prompt,) = last.prompts([MOMENT], 0)
+    assert text(lm, prompt) == text(lm, [token for line in last.lines(MOMENT) for token in last._ids([line])])
+
+
+def test_a_goal_that_stands_last_stands_once_behind_each_observation_of_a_history(lm):
+    prompter = Prompter(lm, PromptSettings(goal_place="last"))
+    assert "place 3" not in text(lm, prompter.opening(MOMENT))
+    assert text(lm, prompter.next(MOMENT, MOMENT.actions)) == (
+        "Observation: You are at place 1\nGoal of the agent: go to place 3\nAction:"
+    )
+
+
 def test_texts_with_braces_stand_as_they_are(lm):
     moment = Moment("{goal} {0}", "{", ("}",))
     lines = Prompter(lm, PromptSettings()).lines(moment)
