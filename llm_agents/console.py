@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from rich.console import Console
+from rich.table import Column, Table
 
 TABLE_WIDTH = 160  # columns, where the output is no terminal
 
@@ -12,3 +13,8 @@ TABLE_WIDTH = 160  # columns, where the output is no terminal
 def wide_console() -> Console:
     """A console as wide as its terminal; wide enough for a table of results where there is none."""
     return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
+
+
+def agents_table(title: str) -> Table:
+    """A table with a row for each agent, whose name is never cut however many columns there are."""
+    return Table(Column("agent", no_wrap=True), title=title)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from envs.goals import unknown
+from llm_agents.console import agents_table
 from llm_agents.errors import UserError
 from llm_agents.evaluation.evaluate import Result, stored_panels
 from llm_agents.evaluation.statistics import Estimate, over_seeds, paired_difference
@@ -89,7 +90,7 @@ def tables(comparison: Comparison, baseline: str, oracle: str, num_runs: int) ->
 
 
 def _table(title: str, rows: Mapping[str, Mapping], show) -> Table:
-    table = Table("agent", title=title)
+    table = agents_table(title)
     for column in next(iter(rows.values()), {}):
         table.add_column(column, justify="right")
     for name, row in rows.items():

@@ -8,6 +8,7 @@ from toy_recipe import ToyRecipe, ToySettings
 from envs.clevr_robot import make
 from envs.clevr_robot.task import ClevrRobotTask
 from llm_agents.agents import RandomAgent
+from llm_agents.console import TABLE_WIDTH, wide_console
 from llm_agents.evaluation import evaluate
 from llm_agents.evaluation.evaluate import (
     Result,
@@ -109,6 +110,15 @@ def test_the_table_and_the_json():
     assert (plain["split"], plain["panel"]) == ("easy", PANELS["easy"].hash)
     assert plain["agents"]["a [b]"]["successes"] == 3
     assert plain["agents"]["a [b]"].keys() == {"successes", "episodes", "success_rate", "low", "high"}
+
+
+def test_names_of_agents_are_whole_however_many_columns_there_are(capsys):
+    agents = {name: Result([1, 0], [0.0] * 2, [1] * 2) for name in ("start+greedy", "real+search_mlp")}
+    panels = {f"rephrase: kind {number}": PANELS["easy"] for number in range(12)}
+    wide_console().print(results_table(dict.fromkeys(panels, agents), panels))
+    shown = capsys.readouterr().out
+    assert all(f" {name} " in shown for name in agents)
+    assert max(map(len, shown.splitlines())) <= TABLE_WIDTH
 
 
 def test_the_split_of_a_panel_of_several_is_mixed():
