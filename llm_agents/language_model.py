@@ -70,8 +70,8 @@ class LanguageModelSettings(Settings):
     """``tiny``: standard deviation of its initial weights. The default is the one of large models; a narrow model may
     learn faster from ``1 / sqrt(hidden_size)``."""
     rope_theta: float = Field(10_000.0, gt=1)
-    """``tiny``: base of its rotary position embedding (Su et al., 2021). With 50, heads of few dimensions tell
-    neighbours in prompts of tens of tokens apart; the default is for long texts and wide heads."""
+    """``tiny``: base of its rotary position embedding (Su et al., 2021). The default is for long texts and wide
+    heads; with less, such as 50, heads of few dimensions turn faster over neighbours (docs/lab_notes.md)."""
     vocab_size: int = Field(512, ge=300)
     """``tiny``: size of its byte-level vocabulary."""
     max_length: int = Field(1024, ge=16)

@@ -68,8 +68,8 @@ class PromptSettings(Settings):
     goal_line: str = "Goal of the agent: {goal}"
     """Line with the goal."""
     goal_place: Literal["first", "last"] = "first"
-    """Whether the goal stands before what happened, or behind what is seen: a small model that is trained from nothing
-    finds what the goal names far sooner when the goal is near its answer."""
+    """Whether the goal stands before what happened, or behind what is seen, at a fixed distance from the answer. From
+    which a small model learns faster depends on the tasks (docs/lab_notes.md)."""
     memory_line: str = "Experience: {memory}"
     """Line with something remembered."""
     observation_line: str = "Observation: {observation}"

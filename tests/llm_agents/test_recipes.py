@@ -293,6 +293,23 @@ def test_of_two_successes_the_earlier_is_better_and_long_failures_do_not_outweig
     assert abs(losses._advantages.sum()) < 1e-3, "with a mean over episodes, not steps, it would be far from zero"
 
 
+@pytest.mark.parametrize(("variant", "factor"), [("grpo", 1), ("dapo", 1), ("dr_grpo", 1000)])
+def test_step_advantages_are_scaled_as_the_variant_scales_its_others(variant, factor, tmp_path):
+    _, config, run = make("grpo", tmp_path / "run", warm_start={"num_demonstrations": 0})
+    changes = {"grpo": {**ROUND, "group_size": 3, "variant": variant, "step_weight": 1}}
+    config = GRPOConfig.model_validate(config.model_dump() | changes)
+    beginning = Beginning(config, run)
+    learner = GRPOLearner(beginning.start_model().eval(), config)
+    rollouts = draw_rollouts(beginning.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, beginning.make_env, rollouts, 8)
+    found = []
+    for scale in (1e3, 1e6):  # far above the epsilon beside a deviation
+        learner._rewards = lambda episode, scale=scale: scale * torch.eye(len(episode))[-1] * (1 + episode.seed % 7)
+        found.append(learner.losses(episodes, rollouts.groups, 0)._advantages)
+    assert found[0].abs().max() > 0
+    torch.testing.assert_close(found[1], factor * found[0], rtol=1e-3, atol=1e-3 * factor)
+
+
 def test_the_value_is_taught_as_much_by_small_returns_as_by_large_ones(tmp_path):
     _, config, run = make("ppo", tmp_path / "run", warm_start={"num_demonstrations": 0})
     beginning = Beginning(config, run)
