@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
 
 from llm_agents.config import Settings
 from llm_agents.errors import UserError
@@ -178,7 +177,7 @@ class ActionScorer(nn.Module):
         """As `_read_packed`, in two forwards: the prompts, then actions after copies of their prompts' caches."""
         token_ids, mask = self.lm.pad(prompts)
         lengths = mask.sum(1)
-        cache = DynamicCache(config=self.lm.model.config)
+        cache = self.lm.make_cache()
         hidden = self.lm.hidden_states(self.lm.embed_ids(token_ids), mask, cache)
         last = hidden[_arange(lengths), lengths - 1]
         nodes = [

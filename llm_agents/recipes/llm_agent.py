@@ -3,24 +3,19 @@
     vocabulary ──► demonstrations ──► warm start ──► training on reward ──► judging
                    (the expert's)     (`start`)      (`ppo`, `grpo`)
 
-A small model that was never trained knows neither words nor worlds. The warm start teaches it both: to write what is
-seen, what follows an action, and what the expert does, for training goals only. Without demonstrations the agent learns
-from reward alone.
+A small model that was never trained knows neither words nor worlds; the warm start teaches it both. Without
+demonstrations the agent learns from reward alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
-from envs.episodes import Episode
 from envs.goals import unknown
 from envs.language import LanguageEnv, LanguageTask
 from llm_agents.agents import ExpertAgent, RandomAgent
@@ -34,29 +29,18 @@ from llm_agents.evaluation.judge import judge, wording_columns
 from llm_agents.evaluation.panel import Column, Panel
 from llm_agents.language_model import LanguageModel, LanguageModelSettings
 from llm_agents.memory import MemorySettings, TextualMemory, restored, word_overlap
-from llm_agents.prompts import Moment, Narrator, Prompter, PromptSettings
+from llm_agents.prompts import Narrator, PromptSettings
 from llm_agents.recipes import Recipe
 from llm_agents.rollout import Agent, numbered_rollout, rollout
 from llm_agents.run import Run
-from llm_agents.scoring import action_ids
-from llm_agents.training import Batch, OptimizerSettings, fit, load_weights, seeded
+from llm_agents.training import fit, load_weights, seeded
 from llm_agents.vocabulary import words_of
+from llm_agents.warm_start import WarmStart, WarmStartData, WarmStartSettings
 
 NUM_CORPUS_EPISODES = 128
 START, GREEDY = "start", "+greedy"
 PLAYED = "played"
 NUM_KEPT = 4  # episodes of each panel that are kept to be read
-LIKE_LENGTHS = 8  # batches that are drawn together, so that each can hold sequences of like length
-
-
-class WarmStartSettings(OptimizerSettings):
-    """Supervised learning from the expert, before any reward."""
-
-    num_demonstrations: int = Field(0, ge=0)
-    """The expert's episodes for training goals; 0 for no warm start."""
-    text_weight: float = Field(0.1, ge=0)
-    """Weight of a token that the environment wrote, what is seen and what follows an action, beside one of the
-    expert's actions."""
 
 
 class LLMAgentConfig(Settings):
@@ -127,7 +111,7 @@ class Beginning:
         store = self.run.episodes("demonstrations")
         episodes = collect(self.make_env, ExpertAgent, cases, store, "demonstrations", self.config.num_workers)
         lm = self.new_model()
-        data = Demonstrations(lm, self.config.prompts, self.task, episodes, settings.batch_size, self.config.seed)
+        data = WarmStartData(lm, self.config.prompts, self.task, episodes, settings, self.config.seed)
         fit(WarmStart(lm, settings.text_weight), settings, data.batch, self.run, START)
 
     def _corpus(self) -> dict[str, Any]:
@@ -145,73 +129,6 @@ class Beginning:
                 goals.add(moment.goal)
         texts[self.config.prompts.ending] += NUM_CORPUS_EPISODES
         return {"texts": dict(sorted(texts.items())), "goal_words": words_of(sorted(goals))}
-
-
-class WarmStart(nn.Module):
-    """Next-token prediction over prompts and the expert's actions."""
-
-    def __init__(self, lm: LanguageModel, text_weight: float) -> None:
-        super().__init__()
-        self.lm = lm
-        self._text_weight = text_weight
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """``-sum w log p(token | before) / sum w``, with w 1 for tokens of actions, else ``text_weight``."""
-        token_ids, mask, chosen = batch["token_ids"], batch["mask"], batch["chosen"]
-        hidden = self.lm.hidden_states(self.lm.embed_ids(token_ids), mask)
-        row, column = (mask[:, 1:] if self._text_weight else chosen[:, 1:]).nonzero(as_tuple=True)
-        logits = self.lm.logits(hidden[row, column]).float()
-        losses = nn.functional.cross_entropy(logits, token_ids[row, column + 1], reduction="none")
-        of_action = chosen[row, column + 1]
-        weights = torch.where(of_action, 1.0, self._text_weight)
-        metrics = {"action_token": losses[of_action].mean().item()}
-        if self._text_weight:
-            metrics["text_token"] = losses[~of_action].mean().item()
-        return (weights * losses).sum() / weights.sum(), metrics
-
-
-class Demonstrations:
-    """The expert's decisions as token sequences, in batches that are functions of the step."""
-
-    def __init__(
-        self,
-        lm: LanguageModel,
-        prompts: PromptSettings,
-        task: LanguageTask,
-        episodes: Sequence[Episode],
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        self._lm, self._batch_size, self._seed = lm, batch_size, seed
-        narrator, prompter = Narrator(prompts), Prompter(lm, prompts)
-        moments: list[Moment] = []
-        actions: list[str] = []
-        for episode in (episode for episode in episodes if episode.success):
-            moments += narrator.of_episode(task, episode)[:-1]
-            steps = zip(episode.states[:-1], episode.actions, strict=True)
-            actions += [narrator.action_in_words(task, state, action) for state, action in steps]
-        end = lm.tokenizer.eos_token_id
-        self._answers = {text: [*action_ids(lm, text), end] for text in set(actions)}
-        self._actions = actions
-        self._prompts = prompter.prompts(moments, room=max(map(len, self._answers.values()), default=0))
-        self._lengths = np.array([len(prompt) for prompt in self._prompts])
-
-    def __len__(self) -> int:
-        return len(self._prompts)
-
-    def batch(self, step: int) -> Batch:
-        """Decisions of like length: token ids (B, L), their mask, and which were chosen by the expert."""
-        block, place = divmod(step, LIKE_LENGTHS)
-        rng = np.random.default_rng([self._seed, block])
-        drawn = rng.integers(len(self), size=LIKE_LENGTHS * self._batch_size)
-        drawn = drawn[np.argsort(self._lengths[drawn], kind="stable")].reshape(LIKE_LENGTHS, self._batch_size)
-        index = drawn[rng.permutation(LIKE_LENGTHS)[place]]
-        answers = [self._answers[self._actions[i]] for i in index]
-        rows = [[*self._prompts[i], *answer] for i, answer in zip(index, answers, strict=True)]
-        token_ids, mask = self._lm.pad(rows)
-        begins = torch.from_numpy(self._lengths[index])[:, None].to(mask.device)
-        chosen = mask & (torch.arange(mask.shape[1], device=mask.device) >= begins)
-        return {"token_ids": token_ids, "mask": mask, "chosen": chosen}
 
 
 def baselines(beginning: Beginning) -> dict[str, Agent]:

@@ -26,7 +26,7 @@ from llm_agents.vocabulary import train_tokenizer
 WIDTH = 5
 ACTIONS = ("wait", "step left", "step right", "jump over to the right")
 MOVES = (0, -1, 1, 2)
-MODELS = ("tiny", "llama", "qwen2", "gpt2")
+MODELS = ("tiny", "convolution", "llama", "qwen2", "gpt2")
 
 
 class Corridor(gymnasium.Env):
@@ -112,12 +112,15 @@ def start(case: Case, task: type[LanguageTask] = CorridorTask) -> Lane:
 def make_lm(name: str = "tiny", max_length: int = 256, corpus: list[str] = CORPUS) -> LanguageModel:
     """A small model that reads its own tokens, with weights large enough for the context to matter."""
     set_seed(0)
-    if name == "tiny":
+    if name in ("tiny", "convolution"):
         sizes = {"hidden_size": 32, "num_layers": 2, "vocab_size": 400, "max_length": max_length}
+        sizes["short_convolution"] = 3 if name == "convolution" else 1
         lm = LanguageModel.load(LanguageModelSettings(text_input="words", **sizes), corpus=corpus)
         with torch.no_grad():
             for parameter in lm.parameters():
                 parameter.mul_(10.0 if parameter.ndim > 1 else 1.0)
+            if lm.convolution is not None:
+                lm.convolution.weight.normal_()
         return lm.eval()
     tokenizer = train_tokenizer(corpus, 400)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

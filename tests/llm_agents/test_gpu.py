@@ -21,13 +21,14 @@ from llm_agents.language_model import LanguageModel
 from llm_agents.prompts import PromptSettings
 from llm_agents.recipes.bc import BehaviourCloningRecipe
 from llm_agents.recipes.grpo import GRPORecipe
-from llm_agents.recipes.llm_agent import Beginning, LLMAgentConfig, LLMAgentRecipe, WarmStart
+from llm_agents.recipes.llm_agent import Beginning, LLMAgentConfig, LLMAgentRecipe
 from llm_agents.recipes.ppo import PPORecipe
 from llm_agents.rollout import numbered_rollout
 from llm_agents.run import Run
 from llm_agents.scoring import ActionScorer, ScorerSettings
 from llm_agents.text_agent import TextAgent, TextAgentSettings
 from llm_agents.training import OptimizerSettings, fit, load_weights
+from llm_agents.warm_start import WarmStart
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .*meta parameter:UserWarning")
 

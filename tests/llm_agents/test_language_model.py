@@ -38,7 +38,8 @@ CORPUS = [words for goal in ClevrRobotTask().goals("train")[:10] for words in go
 PROMPTS = ["push the red ball behind the blue ball", "a", "keep the green ball left of the cyan ball, please", "b c"]
 VOCAB_SIZE = 320  # fewer than the corpus would give, so that every id is a token
 NEW_TOKENS = 10
-NAMES = ("tiny", "llama", "qwen2", "gpt2")
+PRETRAINED = ("llama", "qwen2", "gpt2")
+NAMES = ("tiny", "convolution", *PRETRAINED)
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -75,14 +76,17 @@ def lm(request: pytest.FixtureRequest, folder: Path, encoder: GoalEncoder) -> La
 
 
 def load(name: str, folder: Path, encoder: GoalEncoder) -> LanguageModel:
-    if name != "tiny":
+    if name in PRETRAINED:
         return LanguageModel.load(str(folder / name))
     set_seed(0)
-    settings = LanguageModelSettings(hidden_size=32, num_layers=2, vocab_size=VOCAB_SIZE)
+    joined = 3 if name == "convolution" else 1
+    settings = LanguageModelSettings(hidden_size=32, num_layers=2, vocab_size=VOCAB_SIZE, short_convolution=joined)
     tiny = LanguageModel.load(settings, corpus=CORPUS, encoder=encoder)
     with torch.no_grad():
         for parameter in tiny.parameters():
             parameter.mul_(10.0 if parameter.ndim > 1 else 1.0)
+        if tiny.convolution is not None:
+            tiny.convolution.weight.normal_()
     return tiny
 
 
@@ -97,7 +101,8 @@ def next_logits(lm: LanguageModel, prompt: str, token_ids: Tensor) -> Tensor:
     """What the model predicts before each of the tokens and after the last, (K + 1, V): one row and no cache."""
     embeds, _ = lm.embed_texts([prompt])
     embeds = torch.cat([embeds, lm.model.get_input_embeddings()(token_ids)[None]], 1)
-    return lm.model(inputs_embeds=embeds, use_cache=False).logits[0, -len(token_ids) - 1 :]
+    mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
+    return lm.logits(lm.hidden_states(embeds, mask))[0, -len(token_ids) - 1 :]
 
 
 def test_a_smaller_base_of_the_position_embedding_turns_faster_over_neighbours():
@@ -124,6 +129,7 @@ def test_greedy_decoding_is_the_argmax_of_full_forwards(lm, monkeypatch):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("lm", ["tiny", *PRETRAINED], indirect=True)
 def test_greedy_decoding_is_that_of_transformers(lm, monkeypatch):
     end_early(lm, monkeypatch)
     embeds, mask = pad_left(*lm.embed_texts(PROMPTS))
@@ -302,7 +308,7 @@ def test_tiny_can_read_its_own_vocabulary():
 # What is trained
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", PRETRAINED)
 def test_lora_trains_adapters_and_nothing_else(name, folder):
     plain = LanguageModel.load(str(folder / name))
     lm = LanguageModel.load(LanguageModelSettings(name=str(folder / name), lora=LoraSettings(rank=4)))

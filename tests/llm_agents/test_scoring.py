@@ -35,7 +35,8 @@ def ids(lm: LanguageModel, texts: list[str]) -> list[list[int]]:
 
 def score_one_by_one(lm: LanguageModel, prompt: list[int], action: list[int]) -> torch.Tensor:
     """The log-probability of an action by a forward of its own, without padding, mask or cache."""
-    logits = lm.model(torch.tensor([prompt + action])).logits[0, len(prompt) - 1 : -1]
+    embeds, mask = lm.embed_rows([prompt + action])
+    logits = lm.logits(lm.hidden_states(embeds, mask))[0, len(prompt) - 1 : -1]
     return logits.log_softmax(-1).gather(1, torch.tensor(action)[:, None]).sum()
 
 

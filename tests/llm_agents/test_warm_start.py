@@ -1,0 +1,118 @@
+"""What a warm start teaches before it clones: to recall what is seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from llm_worlds import make_lm
+
+from envs.episodes import Episode
+from llm_agents.agents import ExpertAgent, RandomAgent
+from llm_agents.collect import draw_cases
+from llm_agents.environments import make_environment
+from llm_agents.errors import UserError
+from llm_agents.language_model import LanguageModel, LanguageModelSettings
+from llm_agents.prompts import Moment, Narrator, Prompter, PromptSettings
+from llm_agents.rollout import rollout
+from llm_agents.run import Run
+from llm_agents.training import OptimizerSettings, fit, seeded
+from llm_agents.vocabulary import words_of
+from llm_agents.warm_start import Examples, WarmStart, WarmStartData, WarmStartSettings, draw_questions
+
+PROMPTS = PromptSettings(
+    list_actions=False,
+    num_past_actions=0,
+    goal_place="last",
+    goal_line="{goal}",
+    observation_line="{observation}",
+    ending="go",
+)
+
+
+def make_env():
+    return make_environment("envs:BabyAIText-v0", level="BabyAI-GoToLocal-v0")
+
+
+@pytest.fixture(scope="module")
+def episodes() -> list[Episode]:
+    task = make_env().task
+    return list(rollout(ExpertAgent(task), make_env, draw_cases(task, "train", 40, 0)))
+
+
+@pytest.fixture(scope="module")
+def moments(episodes) -> list[Moment]:
+    narrator, task = Narrator(PROMPTS), make_env().task
+    return [moment for episode in episodes for moment in narrator.of_episode(task, episode)[:-1]]
+
+
+@pytest.fixture(scope="module", params=["words", "phrases"])
+def lm(request, moments) -> LanguageModel:
+    corpus = [text for moment in moments for text in (moment.goal, moment.observation, *moment.actions)]
+    settings = LanguageModelSettings(
+        text_input=request.param, hidden_size=32, num_layers=2, num_heads=2, short_convolution=4, rope_theta=50.0
+    )
+    with seeded(0):
+        return LanguageModel.load(settings, corpus=corpus, goal_words=words_of([m.goal for m in moments]))
+
+
+def test_a_question_has_one_answer_and_it_is_what_is_seen(lm, moments):
+    asked, answers = draw_questions(lm, moments, 100, 0)
+    assert len(asked) == len(answers) == 100
+    of_observation = {moment.observation: moment for moment in moments}
+    for moment, answer in zip(asked, answers, strict=True):
+        parts = moment.observation.split(", ")
+        assert [part for part in parts if part.startswith(moment.goal)] == [f"{moment.goal} {answer}"]
+        assert replace(moment, goal="") == replace(of_observation[moment.observation], goal="", past=moment.past)
+    assert len(set(answers)) > 10
+
+
+def test_questions_depend_on_the_seed_alone(lm, moments):
+    assert draw_questions(lm, moments, 20, 3) == draw_questions(lm, moments, 20, 3)
+    assert draw_questions(lm, moments, 20, 3) != draw_questions(lm, moments, 20, 4)
+
+
+@pytest.mark.parametrize("observation", ["", "nothing", "a wall ahead", "here, here", "a,b;c"])
+def test_nothing_is_asked_where_nothing_can_be_told_apart(observation):
+    with pytest.raises(UserError, match="num_recall_steps"):
+        draw_questions(make_lm(), [Moment("go", observation)] * 3, 5, 0)
+
+
+def test_recall_comes_first_and_the_expert_after_it(lm, episodes):
+    settings = WarmStartSettings(num_recall_steps=2, batch_size=8)
+    task, words = make_env().task, lm.tokenizer.decode
+    data = WarmStartData(lm, PROMPTS, task, episodes, settings, 0)
+    actions = {text for episode in episodes for text in task.action_texts(episode.states[0]) or ()}
+    for step in range(4):
+        batch = data.batch(step)
+        said = {
+            words(row[chosen][:-1]).strip() for row, chosen in zip(batch["token_ids"], batch["chosen"], strict=True)
+        }
+        assert (said <= actions) == (step >= 2), said
+
+
+def test_a_narrow_model_learns_to_recall(tmp_path):
+    """Four things are seen on average: by chance it would name the place of another three times in four."""
+    task, narrator = make_env().task, Narrator(PROMPTS)
+    played = list(rollout(RandomAgent(), make_env, draw_cases(task, "train", 150, 0)))
+    seen = [moment for episode in played for moment in narrator.of_episode(task, episode)[:-1]]
+    corpus = [text for moment in seen for text in (moment.goal, moment.observation, *moment.actions)]
+    sizes = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "initializer_range": 0.125, "rope_theta": 50.0}
+    settings = LanguageModelSettings(text_input="phrases", short_convolution=4, **sizes)
+    with seeded(0):
+        lm = LanguageModel.load(settings, corpus=corpus, goal_words=words_of([moment.goal for moment in seen]))
+    asked, answers = draw_questions(lm, seen, len(seen), 0)
+    prompter, held_out = Prompter(lm, PROMPTS), len(asked) // 10
+    learnt, other = (
+        Examples(lm, prompter, asked[part], answers[part], 64, 0) for part in (np.s_[held_out:], np.s_[:held_out])
+    )
+    optimizer = OptimizerSettings(num_steps=450, learning_rate=3e-3)
+    fit(WarmStart(lm, 0.0), optimizer, learnt.batch, Run.create(tmp_path / "run", "toy", {}), "recall")
+    batch = other.batch(0)
+    with torch.no_grad():
+        hidden = lm.hidden_states(lm.embed_ids(batch["token_ids"]), batch["mask"])
+        right = lm.logits(hidden[:, :-1]).argmax(-1) == batch["token_ids"][:, 1:]
+    first = batch["chosen"][:, 1:] & ~batch["chosen"][:, :-1]
+    assert right[first].float().mean() > 0.75
