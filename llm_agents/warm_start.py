@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from envs.episodes import Episode
@@ -27,6 +27,9 @@ from llm_agents.scoring import action_ids
 from llm_agents.training import Batch, OptimizerSettings
 
 LIKE_LENGTHS = 8  # batches that are drawn together, so that each can hold sequences of like length
+REPLACED_WORDS = 0.15  # of a goal with noise
+MOST_WORDS_AROUND = (6, 2)  # before it, and behind it
+LETTERS = "abcdefghijklmnopqrstuvwxyz,?!"
 ENDS_OF_PARTS = re.compile(r"[,.;:\n]+\s*")
 
 
@@ -36,10 +39,22 @@ class WarmStartSettings(OptimizerSettings):
     num_demonstrations: int = Field(0, ge=0)
     """The expert's episodes for training goals; 0 for no warm start."""
     num_recall_steps: int = Field(0, ge=0)
-    """So many of the first steps ask for parts of what is seen instead of the expert's actions."""
+    """So many of the ``num_steps``, the first ones, ask for parts of what is seen instead of the expert's actions."""
+    goal_noise: float = Field(0.0, ge=0, le=1)
+    """In this share of what is learnt, words that nobody knows stand in place of some of the goal's, and around it: so
+    that an unknown word in a goal costs what it would have said, and no more."""
     text_weight: float = Field(0.1, ge=0)
     """Weight of a token that the environment wrote, what is seen and what follows an action, beside one of the
     expert's actions, or of an answer."""
+
+    @model_validator(mode="after")
+    def _leaves_steps_for_actions(self) -> WarmStartSettings:
+        if self.num_demonstrations and self.num_recall_steps >= self.num_steps:
+            raise ValueError(
+                f"num_recall_steps ({self.num_recall_steps}) must be less than num_steps ({self.num_steps}), which "
+                "counts them: nothing would be learnt of the expert's actions"
+            )
+        return self
 
 
 class WarmStart(nn.Module):
@@ -89,9 +104,11 @@ class WarmStartData:
             moments += narrator.of_episode(task, episode)[:-1]
             steps = zip(episode.states[:-1], episode.actions, strict=True)
             actions += [narrator.action_in_words(task, state, action) for state, action in steps]
-        self._decisions = Examples(lm, prompter, moments, actions, settings.batch_size, seed)
+        noise = settings.goal_noise
+        self._decisions = Examples(lm, prompter, with_noise(moments, noise, seed), actions, settings.batch_size, seed)
         if settings.num_recall_steps:
             asked, answers = draw_questions(lm, moments, settings.num_recall_steps * settings.batch_size, seed)
+            asked = with_noise(asked, noise, seed)
             self._questions = Examples(lm, prompter, asked, answers, settings.batch_size, seed)
 
     def batch(self, step: int) -> Batch:
@@ -132,6 +149,24 @@ class Examples:
         begins = torch.from_numpy(self._lengths[index])[:, None].to(mask.device)
         chosen = mask & (torch.arange(mask.shape[1], device=mask.device) >= begins)
         return {"token_ids": token_ids, "mask": mask, "chosen": chosen}
+
+
+def with_noise(moments: Sequence[Moment], share: float, seed: int) -> list[Moment]:
+    """The moments, words that nobody knows in the goals of some."""
+    rng = np.random.default_rng([seed, 10])
+    return [
+        replace(moment, goal=_add_noise(moment.goal, rng)) if rng.random() < share else moment for moment in moments
+    ]
+
+
+def _add_noise(goal: str, rng: np.random.Generator) -> str:
+    words = [_unknown_word(rng) if rng.random() < REPLACED_WORDS else word for word in goal.split(" ")]
+    before, after = ([_unknown_word(rng) for _ in range(rng.integers(most + 1))] for most in MOST_WORDS_AROUND)
+    return " ".join([*before, *words, *after])
+
+
+def _unknown_word(rng: np.random.Generator) -> str:
+    return "".join(rng.choice(list(LETTERS), size=rng.integers(2, 8)))
 
 
 def draw_questions(

@@ -20,7 +20,7 @@ from llm_agents.rollout import rollout
 from llm_agents.run import Run
 from llm_agents.training import OptimizerSettings, fit, seeded
 from llm_agents.vocabulary import words_of
-from llm_agents.warm_start import Examples, WarmStart, WarmStartData, WarmStartSettings, draw_questions
+from llm_agents.warm_start import Examples, WarmStart, WarmStartData, WarmStartSettings, draw_questions, with_noise
 
 PROMPTS = PromptSettings(
     list_actions=False,
@@ -80,6 +80,11 @@ def test_nothing_is_asked_where_nothing_can_be_told_apart(observation):
         draw_questions(make_lm(), [Moment("go", observation)] * 3, 5, 0)
 
 
+def test_some_steps_are_left_for_the_experts_actions():
+    with pytest.raises(ValueError, match="num_recall_steps"):
+        WarmStartSettings(num_demonstrations=1, num_recall_steps=5, num_steps=5)
+
+
 def test_recall_comes_first_and_the_expert_after_it(lm, episodes):
     settings = WarmStartSettings(num_recall_steps=2, batch_size=8)
     task, words = make_env().task, lm.tokenizer.decode
@@ -116,3 +121,14 @@ def test_a_narrow_model_learns_to_recall(tmp_path):
         right = lm.logits(hidden[:, :-1]).argmax(-1) == batch["token_ids"][:, 1:]
     first = batch["chosen"][:, 1:] & ~batch["chosen"][:, :-1]
     assert right[first].float().mean() > 0.75
+
+
+def test_noise_is_in_the_goals_of_a_share_and_nothing_else(moments):
+    noisy = with_noise(moments, 0.3, 0)
+    assert noisy == with_noise(moments, 0.3, 0) != with_noise(moments, 0.3, 1)
+    assert [replace(moment, goal="") for moment in noisy] == [replace(moment, goal="") for moment in moments]
+    changed = [(one.goal, other.goal) for one, other in zip(noisy, moments, strict=True) if one.goal != other.goal]
+    assert 0.2 < len(changed) / len(moments) < 0.4
+    assert with_noise(moments, 0.0, 0) == moments
+    kept = [len(set(new.split()) & set(old.split())) / len(set(old.split())) for new, old in changed]
+    assert 0.6 < np.mean(kept) < 1  # most of what a goal says still stands in it
