@@ -41,8 +41,8 @@ class WarmStartSettings(OptimizerSettings):
     num_recall_steps: int = Field(0, ge=0)
     """So many of the ``num_steps``, the first ones, ask for parts of what is seen instead of the expert's actions."""
     goal_noise: float = Field(0.0, ge=0, le=1)
-    """In this share of what is learnt, words that nobody knows stand in place of some of the goal's, and around it: so
-    that an unknown word in a goal costs what it would have said, and no more."""
+    """In this share of the expert's decisions, words that nobody knows stand in place of some of the goal's, and around
+    it: so that an unknown word in a goal costs what it would have said, and no more."""
     text_weight: float = Field(0.1, ge=0)
     """Weight of a token that the environment wrote, what is seen and what follows an action, beside one of the
     expert's actions, or of an answer."""
@@ -104,11 +104,10 @@ class WarmStartData:
             moments += narrator.of_episode(task, episode)[:-1]
             steps = zip(episode.states[:-1], episode.actions, strict=True)
             actions += [narrator.action_in_words(task, state, action) for state, action in steps]
-        noise = settings.goal_noise
-        self._decisions = Examples(lm, prompter, with_noise(moments, noise, seed), actions, settings.batch_size, seed)
+        noisy = with_noise(moments, settings.goal_noise, seed)
+        self._decisions = Examples(lm, prompter, noisy, actions, settings.batch_size, seed)
         if settings.num_recall_steps:
             asked, answers = draw_questions(lm, moments, settings.num_recall_steps * settings.batch_size, seed)
-            asked = with_noise(asked, noise, seed)
             self._questions = Examples(lm, prompter, asked, answers, settings.batch_size, seed)
 
     def batch(self, step: int) -> Batch:
@@ -178,7 +177,7 @@ def draw_questions(
         UserError: there is no moment of which that could be asked.
     """
     rng = np.random.default_rng([seed, 9])
-    cuts: dict[str, list[int]] = {}
+    cuts: dict[str, int] = {}
     asked: list[Moment] = []
     answers: list[str] = []
     for index in rng.permutation(len(moments)):
@@ -194,23 +193,27 @@ def draw_questions(
     return asked, answers
 
 
-def _questions(lm: LanguageModel, observation: str, cuts: dict[str, list[int]]) -> Iterator[tuple[str, str]]:
+def _questions(lm: LanguageModel, observation: str, cuts: dict[str, int]) -> Iterator[tuple[str, str]]:
     """Beginnings that one part of the observation has and no other, each with how it goes on.
 
     Args:
-        cuts: where a part may be cut, to be remembered.
+        cuts: where a part is cut, to be remembered.
     """
     parts = [part for part in ENDS_OF_PARTS.split(observation) if part]
     for part in parts if len(parts) > 1 else ():
         if part not in cuts:
-            cuts[part] = _cuts(lm, part)
-        for cut in cuts[part]:
-            if sum(other.startswith(part[:cut]) for other in parts) == 1:
-                yield part[:cut], part[cut:].strip()
+            cuts[part] = _last_cut(lm, part)
+        beginning, rest = part[: cuts[part]], part[cuts[part] :].strip()
+        if beginning and sum(other.startswith(beginning) for other in parts) == 1:
+            yield beginning, rest
 
 
-def _cuts(lm: LanguageModel, part: str) -> list[int]:
-    """Where a token ends and another word begins, so that beginning and rest are read in tokens that are known."""
+def _last_cut(lm: LanguageModel, part: str) -> int:
+    """Where the last token begins that also begins a word; 0 where there is none behind the first.
+
+    Words that are one token are then neither asked for nor asked with in pieces that the model knows from nowhere.
+    """
     encoding = lm.tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
     begins = {begin for begin, _ in encoding["offset_mapping"]}
-    return [match.start() for match in re.finditer(r"(?<=\S)\s", part) if {match.start(), match.end()} & begins]
+    spaces = [match for match in re.finditer(r"(?<=\S)\s", part) if {match.start(), match.end()} & begins]
+    return spaces[-1].start() if spaces else 0
