@@ -66,7 +66,7 @@ def test_a_question_has_one_answer_and_it_is_what_is_seen(lm, moments):
         parts = moment.observation.split(", ")
         assert [part for part in parts if part.startswith(moment.goal)] == [f"{moment.goal} {answer}"]
         assert replace(moment, goal="") == replace(of_observation[moment.observation], goal="", past=moment.past)
-    assert len(set(answers)) > 10
+    assert len(set(answers)) > 2
 
 
 def test_questions_depend_on_the_seed_alone(lm, moments):
