@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
+from llm_agents.agents import num_random_actions
 from llm_agents.errors import UserError
 from llm_agents.language_model import LanguageModel
 from llm_agents.prompts import Moment, Narrator, Prompter, PromptSettings
@@ -38,6 +39,10 @@ class WarmStartSettings(OptimizerSettings):
 
     num_demonstrations: int = Field(0, ge=0)
     """The expert's episodes for training goals; 0 for no warm start."""
+    num_random_actions: int = Field(0, ge=0)
+    """At most so many random actions come before the expert's in a demonstration, and are not learnt. An agent that
+    errs sees what the expert's own doing never leads to, such as the wrong thing in its hands (Ross et al., "A
+    reduction of imitation learning", AISTATS 2011)."""
     num_recall_steps: int = Field(0, ge=0)
     """So many of the ``num_steps``, the first ones, ask for parts of what is seen instead of the expert's actions."""
     goal_noise: float = Field(0.0, ge=0, le=1)
@@ -101,18 +106,19 @@ class WarmStartData:
         moments: list[Moment] = []
         actions: list[str] = []
         for episode in (episode for episode in episodes if episode.success):
-            moments += narrator.of_episode(task, episode)[:-1]
-            steps = zip(episode.states[:-1], episode.actions, strict=True)
+            first = num_random_actions(episode.seed, settings.num_random_actions)
+            moments += narrator.of_episode(task, episode)[first:-1]
+            steps = zip(episode.states[first:-1], episode.actions[first:], strict=True)
             actions += [narrator.action_in_words(task, state, action) for state, action in steps]
         noisy = with_noise(moments, settings.goal_noise, seed)
-        self._decisions = Examples(lm, prompter, noisy, actions, settings.batch_size, seed)
+        self.decisions = Examples(lm, prompter, noisy, actions, settings.batch_size, seed)
         if settings.num_recall_steps:
             asked, answers = draw_questions(lm, moments, settings.num_recall_steps * settings.batch_size, seed)
             self._questions = Examples(lm, prompter, asked, answers, settings.batch_size, seed)
 
     def batch(self, step: int) -> Batch:
         """Token ids (B, L), their mask, and which belong to an answer or an action."""
-        return (self._questions if step < self._num_recall_steps else self._decisions).batch(step)
+        return (self._questions if step < self._num_recall_steps else self.decisions).batch(step)
 
 
 class Examples:

@@ -10,7 +10,7 @@ import torch
 from llm_worlds import make_lm
 
 from envs.episodes import Episode
-from llm_agents.agents import ExpertAgent, RandomAgent
+from llm_agents.agents import ExpertAgent, LateAgent, RandomAgent, num_random_actions
 from llm_agents.collect import draw_cases
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
@@ -132,3 +132,20 @@ def test_noise_is_in_the_goals_of_a_share_and_nothing_else(moments):
     assert with_noise(moments, 0.0, 0) == moments
     kept = [len(set(new.split()) & set(old.split())) / len(set(old.split())) for new, old in changed]
     assert 0.6 < np.mean(kept) < 1  # most of what a goal says still stands in it
+
+
+def test_random_actions_come_first_and_are_not_learnt(lm):
+    task, settings = make_env().task, WarmStartSettings(num_random_actions=6, batch_size=4)
+    cases = draw_cases(task, "train", 30, 0)
+    alone, episodes = (
+        sorted(rollout(agent, make_env, cases), key=lambda episode: episode.seed)
+        for agent in (ExpertAgent(task), LateAgent(ExpertAgent(task), 6))
+    )
+    counts = [num_random_actions(episode.seed, 6) for episode in episodes]
+    assert set(counts) >= {0, 6}
+    assert all(e.success for e, count in zip(episodes, counts, strict=True) if len(e) > count)
+    for episode, own, count in zip(episodes, alone, counts, strict=True):
+        assert count or episode.actions.tolist() == own.actions.tolist()
+    data = WarmStartData(lm, PROMPTS, task, episodes, settings, 0)
+    learnt = sum(max(0, len(e) - count) for e, count in zip(episodes, counts, strict=True) if e.success)
+    assert len(data.decisions) == learnt
