@@ -45,8 +45,6 @@ class WarmStartSettings(OptimizerSettings):
     reduction of imitation learning", AISTATS 2011)."""
     num_recall_steps: int = Field(0, ge=0)
     """So many of the ``num_steps``, the first ones, ask for parts of what is seen instead of the expert's actions."""
-    max_recalled_parts: int = Field(1, ge=1)
-    """At most so many parts are asked for at once: as many as there are things that a goal names."""
     goal_noise: float = Field(0.0, ge=0, le=1)
     """In this share of the expert's decisions, words that nobody knows stand in place of some of the goal's, and around
     it: so that an unknown word in a goal costs what it would have said, and no more."""
@@ -115,8 +113,7 @@ class WarmStartData:
         noisy = with_noise(moments, settings.goal_noise, seed)
         self.decisions = Examples(lm, prompter, noisy, actions, settings.batch_size, seed)
         if settings.num_recall_steps:
-            count = settings.num_recall_steps * settings.batch_size
-            asked, answers = draw_questions(lm, moments, count, seed, settings.max_recalled_parts)
+            asked, answers = draw_questions(lm, moments, settings.num_recall_steps * settings.batch_size, seed)
             self._questions = Examples(lm, prompter, asked, answers, settings.batch_size, seed)
 
     def batch(self, step: int) -> Batch:
@@ -178,9 +175,9 @@ def _unknown_word(rng: np.random.Generator) -> str:
 
 
 def draw_questions(
-    lm: LanguageModel, moments: Sequence[Moment], count: int, seed: int, max_parts: int = 1
+    lm: LanguageModel, moments: Sequence[Moment], count: int, seed: int
 ) -> tuple[list[Moment], list[str]]:
-    """At most ``count`` moments whose goal is to say how parts of the observation go on, and how they do.
+    """At most ``count`` moments whose goal is to say how a part of the observation goes on, and how each does.
 
     Raises:
         UserError: there is no moment of which that could be asked.
@@ -192,10 +189,9 @@ def draw_questions(
     for index in rng.permutation(len(moments)):
         questions = list(_questions(lm, moments[index].observation, cuts))
         if questions:
-            parts = rng.permutation(len(questions))[: rng.integers(1, max_parts + 1)]
-            beginnings, rests = zip(*(questions[part] for part in parts), strict=True)
-            asked.append(replace(moments[index], goal=", ".join(beginnings)))
-            answers.append(", ".join(rests))
+            beginning, rest = questions[rng.integers(len(questions))]
+            asked.append(replace(moments[index], goal=beginning))
+            answers.append(rest)
         if len(asked) == count:
             break
     if not asked:
