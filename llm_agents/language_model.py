@@ -75,7 +75,8 @@ class LanguageModelSettings(Settings):
     heads; with less, such as 50, heads of few dimensions turn faster over neighbours (docs/lab_notes.md)."""
     short_convolution: int = Field(1, ge=1)
     """``tiny``: how many tokens its first layer reads together, the last one included. Where a name has several words,
-    such as "red ball", 4 makes it find them in a list many times sooner (docs/lab_notes.md)."""
+    such as "red ball", 4 lets it learn in some hundred steps of recall (``warm_start.num_recall_steps``) to find them
+    in a list, which it else does not in thousands (docs/lab_notes.md)."""
     vocab_size: int = Field(512, ge=300)
     """``tiny``: size of its byte-level vocabulary."""
     max_length: int = Field(1024, ge=16)
@@ -307,7 +308,7 @@ class LanguageModel(nn.Module):
         if cache is not None:
             history = cast(DynamicLayer, cache.layers[-1])
             known = history.update(embeds[:, None], embeds[:, None, :, :0])[0][:, 0]
-        return convolution(known, positions_before(mask))[:, -embeds.shape[1] :]
+        return convolution(known, positions_before(mask), embeds.shape[1])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (..., V) of hidden states (..., H)."""

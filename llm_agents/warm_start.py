@@ -30,7 +30,7 @@ from llm_agents.training import Batch, OptimizerSettings
 LIKE_LENGTHS = 8  # batches that are drawn together, so that each can hold sequences of like length
 REPLACED_WORDS = 0.15  # of a goal with noise
 MOST_WORDS_AROUND = (6, 2)  # before it, and behind it
-LETTERS = "abcdefghijklmnopqrstuvwxyz,?!"
+LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyz,?!"))
 ENDS_OF_PARTS = re.compile(r"[,.;:\n]+\s*")
 
 
@@ -71,7 +71,7 @@ class WarmStart(nn.Module):
         self._text_weight = text_weight
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """``-sum w log p(token | before) / sum w``, with w 1 for tokens of actions, else ``text_weight``."""
+        """``-sum w log p(token | before) / sum w``, w 1 for tokens of actions and answers, else ``text_weight``."""
         token_ids, mask, chosen = batch["token_ids"], batch["mask"], batch["chosen"]
         hidden = self.lm.hidden_states(self.lm.embed_ids(token_ids), mask)
         row, column = (mask[:, 1:] if self._text_weight else chosen[:, 1:]).nonzero(as_tuple=True)
@@ -157,7 +157,7 @@ class Examples:
 
 
 def with_noise(moments: Sequence[Moment], share: float, seed: int) -> list[Moment]:
-    """The moments, words that nobody knows in the goals of some."""
+    """The moments, with words that nobody knows in the goals of this share of them; the same for the same seed."""
     rng = np.random.default_rng([seed, 10])
     return [
         replace(moment, goal=_add_noise(moment.goal, rng)) if rng.random() < share else moment for moment in moments
@@ -171,7 +171,7 @@ def _add_noise(goal: str, rng: np.random.Generator) -> str:
 
 
 def _unknown_word(rng: np.random.Generator) -> str:
-    return "".join(rng.choice(list(LETTERS), size=rng.integers(2, 8)))
+    return "".join(rng.choice(LETTERS, size=rng.integers(2, 8)))
 
 
 def draw_questions(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch.nn import functional
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -107,6 +108,16 @@ def start(case: Case, task: type[LanguageTask] = CorridorTask) -> Lane:
     )
     rng = np.random.default_rng([case.seed, 2])
     return Lane(env, case.seed, case, observation["text"], rng, states=[observation["state"]])
+
+
+def logits_alone(lm: LanguageModel, embeds: torch.Tensor) -> torch.Tensor:
+    """Logits (N, L, V) of the Hugging Face model itself for input embeddings (N, L, H): no mask, positions or cache."""
+    if lm.convolution is not None:
+        weight = lm.convolution.weight
+        kernel = torch.cat([torch.ones_like(weight[:1]), weight]).flip(0).T[:, None]
+        padded = functional.pad(embeds.transpose(1, 2), (len(weight), 0))
+        embeds = functional.conv1d(padded, kernel, groups=len(kernel)).transpose(1, 2)
+    return lm.model(inputs_embeds=embeds, use_cache=False).logits
 
 
 def make_lm(name: str = "tiny", max_length: int = 256, corpus: list[str] = CORPUS) -> LanguageModel:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from llm_worlds import logits_alone
 from torch import Tensor
 from transformers import (
     GPT2Config,
@@ -101,8 +102,7 @@ def next_logits(lm: LanguageModel, prompt: str, token_ids: Tensor) -> Tensor:
     """What the model predicts before each of the tokens and after the last, (K + 1, V): one row and no cache."""
     embeds, _ = lm.embed_texts([prompt])
     embeds = torch.cat([embeds, lm.model.get_input_embeddings()(token_ids)[None]], 1)
-    mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
-    return lm.logits(lm.hidden_states(embeds, mask))[0, -len(token_ids) - 1 :]
+    return logits_alone(lm, embeds)[0, -len(token_ids) - 1 :]
 
 
 def test_a_smaller_base_of_the_position_embedding_turns_faster_over_neighbours():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from llm_worlds import ACTIONS, CASES, MODELS, WordlessTask, make_env, make_lm, start
+from llm_worlds import ACTIONS, CASES, MODELS, WordlessTask, logits_alone, make_env, make_lm, start
 
 from envs.episodes import EpisodeStore
 from llm_agents.errors import UserError
@@ -35,8 +35,8 @@ def ids(lm: LanguageModel, texts: list[str]) -> list[list[int]]:
 
 def score_one_by_one(lm: LanguageModel, prompt: list[int], action: list[int]) -> torch.Tensor:
     """The log-probability of an action by a forward of its own, without padding, mask or cache."""
-    embeds, mask = lm.embed_rows([prompt + action])
-    logits = lm.logits(lm.hidden_states(embeds, mask))[0, len(prompt) - 1 : -1]
+    embeds = lm.model.get_input_embeddings()(torch.tensor([prompt + action]))
+    logits = logits_alone(lm, embeds)[0, len(prompt) - 1 : -1]
     return logits.log_softmax(-1).gather(1, torch.tensor(action)[:, None]).sum()
 
 

@@ -17,7 +17,10 @@ HIDDEN_SIZE = 3
 def test_it_is_a_depthwise_causal_convolution_of_what_is_real(size, rows):
     mask, convolution = torch.tensor(rows), ShortConvolution(HIDDEN_SIZE, size)
     embeds = torch.randn(*mask.shape, HIDDEN_SIZE)
-    mixed = convolution(embeds, positions_before(mask))
+    before = positions_before(mask)
+    mixed = convolution(embeds, before, 6)
+    for num_new in range(1, 6):
+        torch.testing.assert_close(convolution(embeds, before, num_new), mixed[:, -num_new:])
     kernel = torch.cat([torch.ones(1, HIDDEN_SIZE), convolution.weight]).flip(0).T[:, None]
     for row in range(len(mask)):
         real = embeds[row, mask[row]].T

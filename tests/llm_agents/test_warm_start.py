@@ -134,6 +134,18 @@ def test_noise_is_in_the_goals_of_a_share_and_nothing_else(moments):
     assert 0.6 < np.mean(kept) < 1  # most of what a goal says still stands in it
 
 
+def test_noise_is_in_what_is_cloned_and_not_in_questions(lm, episodes):
+    task = make_env().task
+    clean, noisy = (
+        WarmStartData(
+            lm, PROMPTS, task, episodes, WarmStartSettings(num_recall_steps=1, batch_size=8, goal_noise=share), 0
+        )
+        for share in (0.0, 1.0)
+    )
+    assert clean.batch(0)["token_ids"].tolist() == noisy.batch(0)["token_ids"].tolist()
+    assert clean.batch(1)["token_ids"].tolist() != noisy.batch(1)["token_ids"].tolist()
+
+
 def test_random_actions_come_first_and_are_not_learnt(lm):
     task, settings = make_env().task, WarmStartSettings(num_random_actions=6, batch_size=4)
     cases = draw_cases(task, "train", 30, 0)
