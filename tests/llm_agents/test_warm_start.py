@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,15 @@ from llm_agents.rollout import rollout
 from llm_agents.run import Run
 from llm_agents.training import OptimizerSettings, fit, seeded
 from llm_agents.vocabulary import words_of
-from llm_agents.warm_start import Examples, WarmStart, WarmStartData, WarmStartSettings, draw_questions, with_noise
+from llm_agents.warm_start import (
+    Examples,
+    WarmStart,
+    WarmStartData,
+    WarmStartSettings,
+    draw_goal_questions,
+    draw_questions,
+    with_noise,
+)
 
 PROMPTS = PromptSettings(
     list_actions=False,
@@ -74,6 +83,45 @@ def test_questions_depend_on_the_seed_alone(lm, moments):
     assert draw_questions(lm, moments, 20, 3) != draw_questions(lm, moments, 20, 4)
 
 
+def test_a_goal_is_answered_with_where_the_thing_is_that_it_names(moments):
+    asked, answers = draw_goal_questions(moments, len(moments), 0)
+    assert 10 < len(asked) < len(moments)  # not always in sight
+    for moment, answer in zip(asked, answers, strict=True):
+        assert moment in moments
+        thing = re.search(r"\w+ (ball|box|key)", moment.goal)
+        assert f"You see a {thing.group()} {answer}" in moment.observation.split(", ")
+
+
+SEEN = "You see a wall 1 step left, You see a blue key 2 steps right, You see a red ball 3 steps forward"
+
+
+@pytest.mark.parametrize(
+    ("goal", "answer"),
+    [
+        ("put the red ball next to the blue key", "3 steps forward, 2 steps right"),
+        ("Put the blue key next to the red ball!", "2 steps right, 3 steps forward"),
+        ("go to the blue key", "2 steps right"),
+        ("go to the blue ball", None),
+        ("go to the reddish ball", None),
+        ("see a key", None),
+    ],
+)
+def test_a_goal_names_parts_in_its_own_order(goal, answer):
+    others = [Moment("pick up the red key", "nothing"), Moment("go to a blue ball", "You see a wall 1 step right")]
+    asked, answers = draw_goal_questions([*others, Moment(goal, SEEN)], 50, 0)
+    assert ([moment.goal for moment in asked], answers) == (([goal], [answer]) if answer else ([], []))
+
+
+def test_the_last_third_of_recall_asks_for_what_goals_name(lm, episodes, moments):
+    task, settings = make_env().task, WarmStartSettings(num_recall_steps=6, num_steps=9, batch_size=8)
+    data = WarmStartData(lm, PROMPTS, task, episodes, settings, 0)
+    goals = {moment.goal for moment in moments}
+    for step in range(6):
+        batch = data.batch(step)
+        prompts = [lm.tokenizer.decode(row[mask]) for row, mask in zip(batch["token_ids"], batch["mask"], strict=True)]
+        assert all(any(f"{goal}\n" in prompt for goal in goals) for prompt in prompts) == (step >= 4)
+
+
 @pytest.mark.parametrize("observation", ["", "nothing", "a wall ahead", "here, here", "a,b;c"])
 def test_nothing_is_asked_where_nothing_can_be_told_apart(observation):
     with pytest.raises(UserError, match="num_recall_steps"):
@@ -96,6 +144,33 @@ def test_recall_comes_first_and_the_expert_after_it(lm, episodes):
             words(row[chosen][:-1]).strip() for row, chosen in zip(batch["token_ids"], batch["chosen"], strict=True)
         }
         assert (said <= actions) == (step >= 2), said
+
+
+@pytest.mark.parametrize("goal_line", ["{goal}", "do: {goal}, now"])
+def test_every_other_question_is_answered_where_it_stands(lm, episodes, goal_line):
+    prompts = PROMPTS.model_copy(update={"goal_line": goal_line, "ending": "what next?"})
+    settings = WarmStartSettings(num_recall_steps=2, batch_size=8)
+    data = WarmStartData(lm, prompts, make_env().task, episodes, settings, 0)
+    for step, batch in enumerate((data.batch(0), data.batch(1))):
+        for row, chosen in zip(batch["token_ids"], batch["chosen"], strict=True):
+            asked = lm.tokenizer.decode(row[: chosen.nonzero()[0]])
+            observation, _, goal = asked.strip("\n ").removesuffix("what next?").strip("\n ").rpartition("\n")
+            answer = lm.tokenizer.decode(row[chosen][:-1])
+            before, after = goal_line.split("{goal}")
+            assert goal.strip().startswith(before.strip())
+            question = goal.strip().removeprefix(before.strip()).removesuffix(after if step else "").strip()
+            assert f"{question}{answer}" in observation
+            assert (" what next?" in asked) == (step == 1)
+
+
+def test_where_the_goal_stands_first_all_questions_are_answered_at_the_end(lm, episodes):
+    prompts = PROMPTS.model_copy(update={"goal_place": "first"})
+    data = WarmStartData(lm, prompts, make_env().task, episodes, WarmStartSettings(num_recall_steps=2, batch_size=4), 0)
+    end = lm.tokenizer(prompts.ending, add_special_tokens=False)["input_ids"]
+    for step in range(2):
+        batch = data.batch(step)
+        for row, chosen in zip(batch["token_ids"], batch["chosen"], strict=True):
+            assert row[: chosen.nonzero()[0]].tolist()[-len(end) :] == end
 
 
 def test_a_narrow_model_learns_to_recall(tmp_path):
