@@ -50,29 +50,6 @@ class NoisyAgent:
         ]
 
 
-class LateAgent:
-    """Another agent that takes over after some random actions: so it meets states that its own doing does not lead to.
-
-    Args:
-        most: at most so many; how many is a matter of the episode's seed alone, see `num_random_actions`.
-    """
-
-    def __init__(self, agent: Agent, most: int) -> None:
-        self._agent, self._most = agent, most
-
-    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
-        is_due = [len(lane.actions) >= num_random_actions(lane.case.seed, self._most) for lane in lanes]
-        decisions = iter(self._agent.act([lane for lane, due in zip(lanes, is_due, strict=True) if due]))
-        return [
-            next(decisions) if due else Decision(random_action(lane)) for lane, due in zip(lanes, is_due, strict=True)
-        ]
-
-
-def num_random_actions(seed: int, most: int) -> int:
-    """After how many random actions a `LateAgent` takes over in an episode with this seed, from 0 to ``most``."""
-    return int(np.random.default_rng([seed, 11]).integers(most + 1))
-
-
 def random_action(lane: Lane) -> int | np.ndarray:
     """An action drawn uniformly, by the episode's own randomness."""
     space = lane.env.action_space

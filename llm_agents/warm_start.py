@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
-from llm_agents.agents import num_random_actions
 from llm_agents.errors import UserError
 from llm_agents.language_model import LanguageModel
 from llm_agents.prompts import Moment, Narrator, Prompter, PromptSettings
@@ -50,10 +49,6 @@ class WarmStartSettings(OptimizerSettings):
 
     num_demonstrations: int = Field(0, ge=0)
     """The expert's episodes for training goals; 0 for no warm start."""
-    num_random_actions: int = Field(0, ge=0)
-    """At most so many random actions come before the expert's in a demonstration, and are not learnt. An agent that
-    errs sees what the expert's own doing never leads to, such as the wrong thing in its hands (Ross et al., "A
-    reduction of imitation learning", AISTATS 2011)."""
     num_recall_steps: int = Field(0, ge=0)
     """So many of the ``num_steps``, the first ones, ask for parts of what is seen instead of the expert's actions: two
     thirds for any part, then, where goals name what is seen, one third for what a goal names."""
@@ -117,15 +112,14 @@ class WarmStartData:
         moments: list[Moment] = []
         actions: list[str] = []
         for episode in (episode for episode in episodes if episode.success):
-            first = num_random_actions(episode.seed, settings.num_random_actions)
-            moments += narrator.of_episode(task, episode)[first:-1]
-            steps = zip(episode.states[first:-1], episode.actions[first:], strict=True)
+            moments += narrator.of_episode(task, episode)[:-1]
+            steps = zip(episode.states[:-1], episode.actions, strict=True)
             actions += [narrator.action_in_words(task, state, action) for state, action in steps]
 
         def examples(prompter: Prompter, moments: Sequence[Moment], answers: Sequence[str]) -> Examples:
             return Examples(lm, prompter, moments, answers, settings.batch_size, seed)
 
-        self.decisions = examples(prompter, with_noise(moments, settings.goal_noise, seed), actions)
+        self._decisions = examples(prompter, with_noise(moments, settings.goal_noise, seed), actions)
         self._num_recall_steps = settings.num_recall_steps
         if settings.num_recall_steps:
             count = settings.num_recall_steps * settings.batch_size
@@ -140,7 +134,7 @@ class WarmStartData:
 
     def _source(self, step: int) -> Examples:
         if step >= self._num_recall_steps:
-            return self.decisions
+            return self._decisions
         if step >= (1 - GOAL_SHARE) * self._num_recall_steps and len(self._goal_questions):
             return self._goal_questions
         return self._part_questions[step % 2]

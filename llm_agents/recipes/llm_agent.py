@@ -18,7 +18,7 @@ from pydantic import Field
 
 from envs.goals import unknown
 from envs.language import LanguageEnv, LanguageTask
-from llm_agents.agents import ExpertAgent, LateAgent, RandomAgent
+from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.collect import collect, draw_cases
 from llm_agents.config import Settings, parse_config
 from llm_agents.devices import describe_device, find_device
@@ -109,8 +109,7 @@ class Beginning:
             return
         cases = draw_cases(self.task, "train", settings.num_demonstrations, self.config.seed)
         store = self.run.episodes("demonstrations")
-        demonstrator = partial(_demonstrator, settings.num_random_actions)
-        episodes = collect(self.make_env, demonstrator, cases, store, "demonstrations", self.config.num_workers)
+        episodes = collect(self.make_env, ExpertAgent, cases, store, "demonstrations", self.config.num_workers)
         lm = self.new_model()
         data = WarmStartData(lm, self.config.prompts, self.task, episodes, settings, self.config.seed)
         fit(WarmStart(lm, settings.text_weight), settings, data.batch, self.run, START)
@@ -130,10 +129,6 @@ class Beginning:
                 goals.add(moment.goal)
         texts[self.config.prompts.ending] += NUM_CORPUS_EPISODES
         return {"texts": dict(sorted(texts.items())), "goal_words": words_of(sorted(goals))}
-
-
-def _demonstrator(num_random_actions: int, task: LanguageTask) -> Agent:
-    return LateAgent(ExpertAgent(task), num_random_actions)
 
 
 def baselines(beginning: Beginning) -> dict[str, Agent]:

@@ -13,20 +13,18 @@ from safetensors.torch import load_file
 from envs.babyai import make_text
 from envs.language import StateGrid
 from llm_agents import online
-from llm_agents.agents import ExpertAgent, num_random_actions
 from llm_agents.config import parse_config
 from llm_agents.errors import UserError
 from llm_agents.evaluation.judge import wording_columns
 from llm_agents.goal_encoder import GoalEncoder
 from llm_agents.grid_network import GridFeatures
-from llm_agents.online import OnlineSettings, Rollouts, draw_rollouts, play
+from llm_agents.online import OnlineSettings, draw_rollouts, play
 from llm_agents.recipes import find_recipe
 from llm_agents.recipes.bc import BehaviourCloningConfig
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
 from llm_agents.recipes.llm_agent import Beginning
 from llm_agents.recipes.ppo import PPOConfig, PPOLearner, PPOLosses, PPORecipe
 from llm_agents.report.write import write_report
-from llm_agents.rollout import Case
 from llm_agents.run import Run
 from llm_agents.sb3_training import SentenceEmbeddings
 
@@ -197,20 +195,6 @@ def test_training_changes_the_agent_and_only_what_may_change(tmp_path):
     of_model = {key for key in trained if key.startswith("weights.lm.")}
     assert all(torch.equal(trained[key], start[key]) for key in of_model)  # the value head alone learns at first
     assert any(trained[key].abs().sum() > 0 for key in trained if key.startswith("weights.value_head"))
-
-
-def test_demonstrations_begin_with_the_random_actions_that_were_asked_for(tmp_path):
-    warm_start = {"num_demonstrations": 12, "num_random_actions": 5, "num_recall_steps": 2, "num_steps": 4}
-    _, config, run = make("bc", tmp_path / "run", warm_start=warm_start)
-    beginning = Beginning(config, run)
-    beginning.warm_start()
-    episodes = list(run.episodes("demonstrations"))
-    cases = [Case(e.goal_id, e.instruction, e.seed, e.split) for e in episodes]
-    alone = play(ExpertAgent(beginning.task), beginning.make_env, Rollouts(cases, torch.arange(12), [0] * 12), 4)
-    counts = [num_random_actions(episode.seed, 5) for episode in episodes]
-    same = [one.actions.tolist() == other.actions.tolist() for one, other in zip(episodes, alone, strict=True)]
-    assert all(is_same for is_same, count in zip(same, counts, strict=True) if not count)
-    assert not all(same)
 
 
 def test_a_model_with_lora_trains_its_adapters_and_the_value_head_alone(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from llm_worlds import make_lm
 
 from envs.episodes import Episode
-from llm_agents.agents import ExpertAgent, LateAgent, RandomAgent, num_random_actions
+from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.collect import draw_cases
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
@@ -219,20 +219,3 @@ def test_noise_is_in_what_is_cloned_and_not_in_questions(lm, episodes):
     )
     assert clean.batch(0)["token_ids"].tolist() == noisy.batch(0)["token_ids"].tolist()
     assert clean.batch(1)["token_ids"].tolist() != noisy.batch(1)["token_ids"].tolist()
-
-
-def test_random_actions_come_first_and_are_not_learnt(lm):
-    task, settings = make_env().task, WarmStartSettings(num_random_actions=6, batch_size=4)
-    cases = draw_cases(task, "train", 30, 0)
-    alone, episodes = (
-        sorted(rollout(agent, make_env, cases), key=lambda episode: episode.seed)
-        for agent in (ExpertAgent(task), LateAgent(ExpertAgent(task), 6))
-    )
-    counts = [num_random_actions(episode.seed, 6) for episode in episodes]
-    assert set(counts) >= {0, 6}
-    assert all(e.success for e, count in zip(episodes, counts, strict=True) if len(e) > count)
-    for episode, own, count in zip(episodes, alone, counts, strict=True):
-        assert count or episode.actions.tolist() == own.actions.tolist()
-    data = WarmStartData(lm, PROMPTS, task, episodes, settings, 0)
-    learnt = sum(max(0, len(e) - count) for e, count in zip(episodes, counts, strict=True) if e.success)
-    assert len(data.decisions) == learnt
