@@ -17,6 +17,7 @@ from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
 from llm_agents.language_model import LanguageModel, LanguageModelSettings
 from llm_agents.prompts import Moment, Narrator, Prompter, PromptSettings
+from llm_agents.recall import ask_for_goals, ask_for_parts
 from llm_agents.rollout import rollout
 from llm_agents.run import Run
 from llm_agents.training import OptimizerSettings, fit, seeded
@@ -26,8 +27,6 @@ from llm_agents.warm_start import (
     WarmStart,
     WarmStartData,
     WarmStartSettings,
-    draw_goal_questions,
-    draw_questions,
     with_noise,
 )
 
@@ -68,7 +67,7 @@ def lm(request, moments) -> LanguageModel:
 
 
 def test_a_question_has_one_answer_and_it_is_what_is_seen(lm, moments):
-    asked, answers = draw_questions(lm, moments, 100, 0)
+    asked, answers = ask_for_parts(lm, moments, 100, 0)
     assert len(asked) == len(answers) == 100
     of_observation = {moment.observation: moment for moment in moments}
     for moment, answer in zip(asked, answers, strict=True):
@@ -79,12 +78,12 @@ def test_a_question_has_one_answer_and_it_is_what_is_seen(lm, moments):
 
 
 def test_questions_depend_on_the_seed_alone(lm, moments):
-    assert draw_questions(lm, moments, 20, 3) == draw_questions(lm, moments, 20, 3)
-    assert draw_questions(lm, moments, 20, 3) != draw_questions(lm, moments, 20, 4)
+    assert ask_for_parts(lm, moments, 20, 3) == ask_for_parts(lm, moments, 20, 3)
+    assert ask_for_parts(lm, moments, 20, 3) != ask_for_parts(lm, moments, 20, 4)
 
 
 def test_a_goal_is_answered_with_where_the_thing_is_that_it_names(moments):
-    asked, answers = draw_goal_questions(moments, len(moments), 0)
+    asked, answers = ask_for_goals(moments, len(moments), 0)
     assert 10 < len(asked) < len(moments)  # not always in sight
     for moment, answer in zip(asked, answers, strict=True):
         assert moment in moments
@@ -108,7 +107,7 @@ SEEN = "You see a wall 1 step left, You see a blue key 2 steps right, You see a 
 )
 def test_a_goal_names_parts_in_its_own_order(goal, answer):
     others = [Moment("pick up the red key", "nothing"), Moment("go to a blue ball", "You see a wall 1 step right")]
-    asked, answers = draw_goal_questions([*others, Moment(goal, SEEN)], 50, 0)
+    asked, answers = ask_for_goals([*others, Moment(goal, SEEN)], 50, 0)
     assert ([moment.goal for moment in asked], answers) == (([goal], [answer]) if answer else ([], []))
 
 
@@ -125,7 +124,7 @@ def test_the_last_third_of_recall_asks_for_what_goals_name(lm, episodes, moments
 @pytest.mark.parametrize("observation", ["", "nothing", "a wall ahead", "here, here", "a,b;c"])
 def test_nothing_is_asked_where_nothing_can_be_told_apart(observation):
     with pytest.raises(UserError, match="num_recall_steps"):
-        draw_questions(make_lm(), [Moment("go", observation)] * 3, 5, 0)
+        ask_for_parts(make_lm(), [Moment("go", observation)] * 3, 5, 0)
 
 
 def test_some_steps_are_left_for_the_experts_actions():
@@ -183,7 +182,7 @@ def test_a_narrow_model_learns_to_recall(tmp_path):
     settings = LanguageModelSettings(text_input="phrases", short_convolution=4, **sizes)
     with seeded(0):
         lm = LanguageModel.load(settings, corpus=corpus, goal_words=words_of([moment.goal for moment in seen]))
-    asked, answers = draw_questions(lm, seen, len(seen), 0)
+    asked, answers = ask_for_parts(lm, seen, len(seen), 0)
     prompter, held_out = Prompter(lm, PROMPTS), len(asked) // 10
     learnt, other = (
         Examples(lm, prompter, asked[part], answers[part], 64, 0) for part in (np.s_[held_out:], np.s_[:held_out])
