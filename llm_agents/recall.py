@@ -69,8 +69,8 @@ def ask_for_goals(moments: Sequence[Moment], count: int, seed: int) -> tuple[lis
     """At most ``count`` moments whose goals name what is seen, and how those parts go on, in the goal's order.
 
     A part's name is made of its words that goals have too, without those that most parts have: "put the red ball next
-    to the blue key" names "You see a red ball 2 steps left", which goes on with "2 steps left". Who has the same name
-    as another is not asked for. None is drawn where no goal names anything.
+    to the blue key" names "You see a red ball 2 steps left", which goes on with "2 steps left". Of parts with
+    the same name none is asked for. No question is drawn where no goal names anything.
     """
     rng = np.random.default_rng([seed, 12])
     sample = [moments[i] for i in rng.permutation(len(moments))[:NUM_FOR_NAMES]]

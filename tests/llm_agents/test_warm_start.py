@@ -22,13 +22,7 @@ from llm_agents.rollout import rollout
 from llm_agents.run import Run
 from llm_agents.training import OptimizerSettings, fit, seeded
 from llm_agents.vocabulary import words_of
-from llm_agents.warm_start import (
-    Examples,
-    WarmStart,
-    WarmStartData,
-    WarmStartSettings,
-    with_noise,
-)
+from llm_agents.warm_start import Examples, WarmStart, WarmStartData, WarmStartSettings, with_noise
 
 PROMPTS = PromptSettings(
     list_actions=False,
@@ -119,6 +113,14 @@ def test_the_last_third_of_recall_asks_for_what_goals_name(lm, episodes, moments
         batch = data.batch(step)
         prompts = [lm.tokenizer.decode(row[mask]) for row, mask in zip(batch["token_ids"], batch["mask"], strict=True)]
         assert all(any(f"{goal}\n" in prompt for goal in goals) for prompt in prompts) == (step >= 4)
+
+
+def test_where_goals_name_nothing_parts_are_asked_for_until_the_end(lm, episodes):
+    mute = [replace(episode, instruction="wait") for episode in episodes]
+    settings = WarmStartSettings(num_recall_steps=6, num_steps=9, batch_size=8)
+    data = WarmStartData(lm, PROMPTS, make_env().task, mute, settings, 0)
+    asks = [any("wait" in lm.tokenizer.decode(row) for row in data.batch(step)["token_ids"]) for step in range(7)]
+    assert asks == [False] * 6 + [True]
 
 
 @pytest.mark.parametrize("observation", ["", "nothing", "a wall ahead", "here, here", "a,b;c"])
