@@ -6,7 +6,8 @@ training goals only; and, before that, to recall what is seen (`llm_agents.recal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -93,13 +94,8 @@ class WarmStartData:
         settings: WarmStartSettings,
         seed: int,
     ) -> None:
-        narrator, prompter = Narrator(prompts), Prompter(lm, prompts)
-        moments: list[Moment] = []
-        actions: list[str] = []
-        for episode in (episode for episode in episodes if episode.success):
-            moments += narrator.of_episode(task, episode)[:-1]
-            steps = zip(episode.states[:-1], episode.actions, strict=True)
-            actions += [narrator.action_in_words(task, state, action) for state, action in steps]
+        prompter = Prompter(lm, prompts)
+        moments, actions = expert_decisions(prompts, task, episodes)
 
         def examples(prompter: Prompter, moments: Sequence[Moment], answers: Sequence[str]) -> Examples:
             return Examples(lm, prompter, moments, answers, settings.batch_size, seed)
@@ -107,7 +103,7 @@ class WarmStartData:
         self._decisions = examples(prompter, with_noise(moments, settings.goal_noise, seed), actions)
         self._num_recall_steps = settings.num_recall_steps
         if settings.num_recall_steps:
-            count = settings.num_recall_steps * settings.batch_size
+            count = math.ceil(settings.num_recall_steps * settings.batch_size / 3)  # there are three kinds
             of_parts, of_goals = ask_for_parts(lm, moments, count, seed), ask_for_goals(moments, count, seed)
             in_place = Prompter(lm, up_to_the_goal(prompts))
             self._part_questions = [examples(place, *of_parts) for place in (in_place, prompter)]
@@ -158,6 +154,28 @@ class Examples:
         begins = torch.from_numpy(self._lengths[index])[:, None].to(mask.device)
         chosen = mask & (torch.arange(mask.shape[1], device=mask.device) >= begins)
         return {"token_ids": token_ids, "mask": mask, "chosen": chosen}
+
+
+def expert_decisions(
+    prompts: PromptSettings,
+    task: LanguageTask,
+    episodes: Sequence[Episode],
+    begin: Callable[[Episode], int] = lambda _: 0,
+) -> tuple[list[Moment], list[str]]:
+    """The moments of successful episodes, and what was done then.
+
+    Args:
+        begin: the first step of an episode that counts.
+    """
+    narrator = Narrator(prompts)
+    moments: list[Moment] = []
+    actions: list[str] = []
+    for episode in (episode for episode in episodes if episode.success):
+        first = begin(episode)
+        moments += narrator.of_episode(task, episode)[first:-1]
+        steps = zip(episode.states[first:-1], episode.actions[first:], strict=True)
+        actions += [narrator.action_in_words(task, state, action) for state, action in steps]
+    return moments, actions
 
 
 def with_noise(moments: Sequence[Moment], share: float, seed: int) -> list[Moment]:

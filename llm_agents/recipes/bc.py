@@ -26,14 +26,15 @@ class ScoringRecipe(LLMAgentRecipe):
     """A recipe whose agent is a `ScoringAgent`."""
 
     def trained_agent(self, config: Any, beginning: Beginning, name: str, temperature: float) -> Agent:
-        scorer = self.new_scorer(config, beginning)
-        if beginning.run.has_checkpoint(name) and name != self.trained_names[0]:
+        stage = self.stage_of(name)
+        scorer = self.new_scorer(config, beginning, stage)
+        if stage is None and beginning.run.has_checkpoint(name):
             load_weights(scorer, beginning.run, name)
         return ScoringAgent(scorer, config.prompts, temperature, beginning.memory(name))
 
-    def new_scorer(self, config: Any, beginning: Beginning) -> ActionScorer:
-        """The scorer before training on reward; its value head depends on the seed alone."""
-        lm = beginning.start_model()
+    def new_scorer(self, config: Any, beginning: Beginning, stage: str | None = None) -> ActionScorer:
+        """The scorer before training on reward, or after a stage; its value head depends on the seed alone."""
+        lm = beginning.start_model(stage)
         with seeded(config.seed):
             return ActionScorer(lm, config.scorer)
 

@@ -82,8 +82,9 @@ class GRPORecipe(LLMAgentRecipe):
         train_online(learner, config.grpo, beginning.make_env, beginning.task, run, "grpo", config.seed)
 
     def trained_agent(self, config: GRPOConfig, beginning: Beginning, name: str, temperature: float) -> Agent:
-        lm = beginning.start_model()
-        if name == "grpo":
+        stage = self.stage_of(name)
+        lm = beginning.start_model(stage)
+        if stage is None:
             load_weights(lm, beginning.run, name)
         settings = config.text_agent.model_copy(update={"temperature": temperature * config.text_agent.temperature})
         return TextAgent(lm, settings, config.prompts, beginning.memory(name))

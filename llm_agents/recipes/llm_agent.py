@@ -1,26 +1,29 @@
 """What the recipes for LLM agents share: the model and its vocabulary, demonstrations, the warm start, the judging.
 
-    vocabulary ──► demonstrations ──► warm start ──► training on reward ──► judging
-                   (the expert's)     (`start`)      (`ppo`, `grpo`)
+    vocabulary ──► demonstrations ──► warm start ──► corrections ──► training on reward ──► judging
+                   (the expert's)     (`start`)      (`corrected`)   (`ppo`, `grpo`)
 
-A small model that was never trained knows neither words nor worlds; the warm start teaches it both. Without
-demonstrations the agent learns from reward alone.
+A small model that was never trained knows neither words nor worlds; the warm start teaches it both. Corrections are
+left out unless asked for. Without demonstrations the agent learns from reward alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from envs.episodes import Episode
 from envs.goals import unknown
 from envs.language import LanguageEnv, LanguageTask
 from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.collect import collect, draw_cases
 from llm_agents.config import Settings, parse_config
+from llm_agents.corrections import CorrectedAgent, CorrectionData, CorrectionSettings
 from llm_agents.devices import describe_device, find_device
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
@@ -38,7 +41,8 @@ from llm_agents.vocabulary import words_of
 from llm_agents.warm_start import WarmStart, WarmStartData, WarmStartSettings
 
 NUM_CORPUS_EPISODES = 128
-START, GREEDY = "start", "+greedy"
+STAGES = START, CORRECTED = "start", "corrected"  # before training on reward
+GREEDY = "+greedy"
 PLAYED = "played"
 NUM_KEPT = 4  # episodes of each panel that are kept to be read
 
@@ -59,7 +63,16 @@ class LLMAgentConfig(Settings):
     memory: MemorySettings | None = None
     """Recall experience of training goals into the prompt; null for no memory."""
     warm_start: WarmStartSettings = WarmStartSettings()
+    corrections: CorrectionSettings = CorrectionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _corrects_what_was_begun(self) -> LLMAgentConfig:
+        if self.corrections.num_episodes and not self.warm_start.num_demonstrations:
+            raise ValueError(
+                "corrections follow a warm start: set warm_start.num_demonstrations, or corrections.num_episodes to 0"
+            )
+        return self
 
 
 class Beginning:
@@ -88,11 +101,18 @@ class Beginning:
         with seeded(self.config.seed):
             return LanguageModel.load(self.config.language_model, corpus=texts, goal_words=corpus["goal_words"])
 
-    def start_model(self) -> LanguageModel:
-        """The model after its warm start, if there is one."""
+    @property
+    def stages(self) -> list[str]:
+        """Those of ``STAGES`` that are wanted."""
+        wanted = self.config.warm_start.num_demonstrations, self.config.corrections.num_episodes
+        return [stage for stage, count in zip(STAGES, wanted, strict=True) if count]
+
+    def start_model(self, last: str | None = None) -> LanguageModel:
+        """The model after the stages, or after those up to one of them; untrained if there is none."""
         lm = self.new_model()
-        if self.config.warm_start.num_demonstrations:
-            load_weights(WarmStart(lm, self.config.warm_start.text_weight), self.run, START)
+        stages = self.stages if last is None else self.stages[: STAGES.index(last) + 1]
+        if stages:
+            load_weights(self._cloning(lm), self.run, stages[-1])
         return lm
 
     def memory(self, name: str) -> TextualMemory | None:
@@ -107,12 +127,41 @@ class Beginning:
         settings = self.config.warm_start
         if not settings.num_demonstrations:
             return
-        cases = draw_cases(self.task, "train", settings.num_demonstrations, self.config.seed)
-        store = self.run.episodes("demonstrations")
-        episodes = collect(self.make_env, ExpertAgent, cases, store, "demonstrations", self.config.num_workers)
-        lm = self.new_model()
+        lm, episodes = self.new_model(), self._collect("demonstrations", ExpertAgent, 0, settings.num_demonstrations)
         data = WarmStartData(lm, self.config.prompts, self.task, episodes, settings, self.config.seed)
-        fit(WarmStart(lm, settings.text_weight), settings, data.batch, self.run, START)
+        fit(self._cloning(lm), settings, data.batch, self.run, START)
+
+    def correct(self, make_agent: Callable[[LanguageTask], Agent]) -> None:
+        """Collect corrections, and learn from them beside the demonstrations.
+
+        Args:
+            make_agent: the agent that is corrected, from the task.
+        """
+        settings, warm_start = self.config.corrections, self.config.warm_start
+        if not settings.num_episodes:
+            return
+        lm, corrected = self.start_model(START), partial(_make_corrected, make_agent)
+        corrections = self._collect("corrections", corrected, warm_start.num_demonstrations, settings.num_episodes)
+        demonstrations = self.run.episodes("demonstrations").read()
+        data = CorrectionData(
+            lm,
+            self.config.prompts,
+            self.task,
+            demonstrations,
+            corrections,
+            settings,
+            warm_start.goal_noise,
+            self.config.seed,
+        )
+        fit(self._cloning(lm), settings, data.batch, self.run, CORRECTED)
+
+    def _collect(self, name: str, make_agent: Callable[[LanguageTask], Agent], first: int, count: int) -> list[Episode]:
+        """Episodes for training goals, from the ``first`` case on."""
+        cases = draw_cases(self.task, "train", first + count, self.config.seed)[first:]
+        return collect(self.make_env, make_agent, cases, self.run.episodes(name), name, self.config.num_workers)
+
+    def _cloning(self, lm: LanguageModel) -> WarmStart:
+        return WarmStart(lm, self.config.warm_start.text_weight)
 
     def _corpus(self) -> dict[str, Any]:
         """Texts of the environment under random actions, and the words of goals, for a model without a vocabulary.
@@ -129,6 +178,15 @@ class Beginning:
                 goals.add(moment.goal)
         texts[self.config.prompts.ending] += NUM_CORPUS_EPISODES
         return {"texts": dict(sorted(texts.items())), "goal_words": words_of(sorted(goals))}
+
+
+def _load_start(recipe: LLMAgentRecipe, folder: Path, _: LanguageTask) -> Agent:
+    """The agent after its warm start, in any process."""
+    return recipe.load_agent(Run.open(folder), recipe.trained_names[0])
+
+
+def _make_corrected(make_agent: Callable[[LanguageTask], Agent], task: LanguageTask) -> CorrectedAgent:
+    return CorrectedAgent(make_agent(task), ExpertAgent(task))
 
 
 def baselines(beginning: Beginning) -> dict[str, Agent]:
@@ -157,7 +215,7 @@ class LLMAgentRecipe(Recipe):
         raise NotImplementedError
 
     def trained_agent(self, config: Any, beginning: Beginning, name: str, temperature: float) -> Agent:
-        """One of ``trained_names``, that acts at a temperature."""
+        """One of ``trained_names``, or ``corrected``, that acts at a temperature."""
         raise NotImplementedError
 
     def run(self, config: Any, run: Run) -> None:
@@ -169,6 +227,7 @@ class LLMAgentRecipe(Recipe):
         beginning = Beginning(config, run)
         self._print_plan(config, run)
         beginning.warm_start()
+        beginning.correct(partial(_load_start, self, run.folder))
         self.train(config, beginning, run)
         panels = make_panels(
             beginning.task, self.columns(config), config.evaluation.num_episodes, config.evaluation.panel_seed
@@ -184,6 +243,9 @@ class LLMAgentRecipe(Recipe):
         begin = f"learn from {warm.num_demonstrations} demonstrations for {warm.num_steps} steps of {warm.batch_size}"
         parts = [f"{config.language_model.name} on {describe_device(find_device(config.language_model.device))}"]
         parts += [f"{begin} sequences"] if warm.num_demonstrations else []
+        corrections = config.corrections
+        if corrections.num_episodes:
+            parts += [f"be corrected in {corrections.num_episodes} episodes, for {corrections.num_steps} steps"]
         parts += [self.plan(config)] if self.plan(config) else []
         parts += [
             f"judge {len(self.agent_names(run))} agents on {len(self.columns(config))} panels of "
@@ -199,7 +261,7 @@ class LLMAgentRecipe(Recipe):
         """A few judged episodes of the last agent, with all its turns, for the report."""
         store = run.episodes(PLAYED)
         if not store.files:
-            agent = self.load_agent(run, self.trained_names[-1])
+            agent = self.load_agent(run, self._last_name(run))
             cases = [case for panel in panels.values() for case in panel.cases[:NUM_KEPT]]
             played = dict(numbered_rollout(agent, beginning.make_env, cases))
             store.append(played[index] for index in range(len(cases)))
@@ -211,11 +273,20 @@ class LLMAgentRecipe(Recipe):
         return wording_columns(self.make_env(config).task)
 
     def episode_stores(self, run: Run) -> dict[str, str]:
-        return {PLAYED: f"played by {self.trained_names[-1]}"}
+        return {PLAYED: f"played by {self._last_name(run)}"}
+
+    def _last_name(self, run: Run) -> str:
+        return self.agent_names(run)[-1].removesuffix(GREEDY)
 
     def agent_names(self, run: Run) -> list[str]:
         beginning = Beginning(parse_config(self.Config, run.config, str(run.folder)), run)
-        return [*baselines(beginning), *(f"{name}{how}" for name in self.trained_names for how in ("", GREEDY))]
+        first, *others = self.trained_names
+        trained = [first, *(stage for stage in beginning.stages if stage != START), *others]
+        return [*baselines(beginning), *(f"{name}{how}" for name in trained for how in ("", GREEDY))]
+
+    def stage_of(self, name: str) -> str | None:
+        """The stage that makes an agent; None for one that is trained on reward."""
+        return {self.trained_names[0]: START, CORRECTED: CORRECTED}.get(name)
 
     def load_agent(self, run: Run, name: str) -> Agent:
         if name not in self.agent_names(run):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from envs.babyai import make_text
 from envs.language import StateGrid
-from llm_agents import online
+from llm_agents import online, training
 from llm_agents.config import parse_config
 from llm_agents.errors import UserError
 from llm_agents.evaluation.judge import wording_columns
@@ -48,8 +48,9 @@ LLM = {
     "warm_start": {"num_demonstrations": 20, "num_steps": 6, "batch_size": 16},
 }
 ROUND = {"num_iterations": 3, "num_starts": 4, "num_envs": 8, "batch_size": 32, "micro_batch_size": 16}
+CORRECTIONS = {"num_episodes": 6, "num_steps": 4, "batch_size": 16}
 CONFIGS = {
-    "bc": LLM,
+    "bc": {**LLM, "corrections": CORRECTIONS},
     "ppo": {**LLM, "ppo": {**ROUND, "value_warmup": 1}},
     "grpo": {**LLM, "text_agent": {"max_new_tokens": 4}, "grpo": {**ROUND, "group_size": 3, "kl_weight": 0.1}},
     "sb3": {
@@ -122,6 +123,44 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(name, changes, tmp_pat
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     assert _logged(whole, name) == _logged(cut, name)
+
+
+def test_reward_comes_after_corrections(tmp_path):
+    recipe, config, run = make("ppo", tmp_path / "run", corrections=CORRECTIONS)
+    recipe.run(config, run)
+    names = recipe.agent_names(run)
+    assert [name for name in names if "+" not in name] == ["random", "expert", "start", "corrected", "ppo"]
+    beginning = Beginning(config, run)
+    models = [beginning.start_model(last).state_dict() for last in (None, "corrected", "start")]
+    equal = [all(torch.equal(models[0][key], other[key]) for key in other) for other in models]
+    assert equal == [True, True, False]
+    assert not {e.seed for e in run.episodes("corrections")} & {e.seed for e in run.episodes("demonstrations")}
+
+
+def test_corrections_that_were_stopped_go_on_as_if_they_had_not_been(tmp_path, monkeypatch):
+    recipe, config, whole = make("bc", tmp_path / "whole")
+    recipe.run(config, whole)
+    _, _, cut = make("bc", tmp_path / "cut")
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    log = Run.log
+
+    def stop(self, stage, step, metrics):
+        log(self, stage, step, metrics)
+        if stage == "corrected" and step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.run(config, cut)
+    recipe.run(config, Run.open(tmp_path / "cut"))
+    expected, found = (load_file(run.folder / "checkpoints" / "corrected.safetensors") for run in (whole, cut))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_corrections_follow_a_warm_start(tmp_path):
+    with pytest.raises(UserError, match="corrections follow a warm start"):
+        make("ppo", tmp_path / "run", corrections=CORRECTIONS, warm_start={})
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
