@@ -125,33 +125,22 @@ class Beginning:
     def warm_start(self) -> None:
         """Collect demonstrations and learn from them."""
         settings = self.config.warm_start
-        if not settings.num_demonstrations:
+        if not settings.num_demonstrations or self.run.has_finished(START):
             return
         lm, episodes = self.new_model(), self._collect("demonstrations", ExpertAgent, 0, settings.num_demonstrations)
         data = WarmStartData(lm, self.config.prompts, self.task, episodes, settings, self.config.seed)
         fit(self._cloning(lm), settings, data.batch, self.run, START)
 
-    def correct(self, make_agent: Callable[[LanguageTask], Agent]) -> None:
-        """Collect corrections, and learn from them beside the demonstrations.
-
-        Args:
-            make_agent: the agent that is corrected, from the task.
-        """
+    def correct(self, make_agent: Callable[[LanguageTask], CorrectedAgent]) -> None:
+        """Collect corrections by such agents, and learn from them beside the demonstrations."""
         settings, warm_start = self.config.corrections, self.config.warm_start
-        if not settings.num_episodes:
+        if not settings.num_episodes or self.run.has_finished(CORRECTED):
             return
-        lm, corrected = self.start_model(START), partial(_make_corrected, make_agent)
-        corrections = self._collect("corrections", corrected, warm_start.num_demonstrations, settings.num_episodes)
+        corrections = self._collect("corrections", make_agent, warm_start.num_demonstrations, settings.num_episodes)
         demonstrations = self.run.episodes("demonstrations").read()
+        lm, noise = self.start_model(START), warm_start.goal_noise
         data = CorrectionData(
-            lm,
-            self.config.prompts,
-            self.task,
-            demonstrations,
-            corrections,
-            settings,
-            warm_start.goal_noise,
-            self.config.seed,
+            lm, self.config.prompts, self.task, demonstrations, corrections, settings, noise, self.config.seed
         )
         fit(self._cloning(lm), settings, data.batch, self.run, CORRECTED)
 
@@ -180,13 +169,9 @@ class Beginning:
         return {"texts": dict(sorted(texts.items())), "goal_words": words_of(sorted(goals))}
 
 
-def _load_start(recipe: LLMAgentRecipe, folder: Path, _: LanguageTask) -> Agent:
-    """The agent after its warm start, in any process."""
-    return recipe.load_agent(Run.open(folder), recipe.trained_names[0])
-
-
-def _make_corrected(make_agent: Callable[[LanguageTask], Agent], task: LanguageTask) -> CorrectedAgent:
-    return CorrectedAgent(make_agent(task), ExpertAgent(task))
+def _make_corrected(recipe: LLMAgentRecipe, folder: Path, task: LanguageTask) -> CorrectedAgent:
+    """The agent after its warm start, corrected by the expert, in any process."""
+    return CorrectedAgent(recipe.load_agent(Run.open(folder), recipe.trained_names[0]), ExpertAgent(task))
 
 
 def baselines(beginning: Beginning) -> dict[str, Agent]:
@@ -227,7 +212,7 @@ class LLMAgentRecipe(Recipe):
         beginning = Beginning(config, run)
         self._print_plan(config, run)
         beginning.warm_start()
-        beginning.correct(partial(_load_start, self, run.folder))
+        beginning.correct(partial(_make_corrected, self, run.folder))
         self.train(config, beginning, run)
         panels = make_panels(
             beginning.task, self.columns(config), config.evaluation.num_episodes, config.evaluation.panel_seed
