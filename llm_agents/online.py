@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -77,6 +77,10 @@ class Learner(Protocol):
         """What is trained."""
         ...
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained: ``params``, and ``rate``, with which the settings' learning rate is multiplied for them."""
+        ...
+
     @property
     def agent(self) -> Agent:
         """Who acts."""
@@ -119,6 +123,11 @@ class Rollouts:
     streams: list[int]
 
 
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Those that are not frozen."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 def draw_rollouts(task: LanguageTask, settings: OnlineSettings, seed: int, iteration: int) -> Rollouts:
     """Training goals and starts that depend on seed and iteration alone; none is one of an evaluation panel."""
     rng = np.random.default_rng([seed, 7, iteration])
@@ -147,8 +156,9 @@ def train_online(
     Raises:
         UserError: a loss or a gradient is not finite.
     """
-    parameters = [parameter for parameter in learner.module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    groups = learner.parameter_groups()
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     done = load_training(learner.module, optimizer, run, name)
     run.rewind_metrics(name, done)
     num_steps = int(sum(line.get("rollout/steps", 0) for line in run.metrics() if line.get("stage") == name))
@@ -162,7 +172,7 @@ def train_online(
             episodes = play(learner.agent, make_env, rollouts, settings.num_envs)
             played = time.monotonic()
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate_at(iteration)
+                group["lr"] = group["rate"] * settings.learning_rate_at(iteration)
             losses = learner.losses(episodes, rollouts.groups, iteration)
             metrics = rollout_metrics(episodes) | update(losses, parameters, optimizer, settings, seed, iteration)
             metrics |= losses.metrics

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from llm_agents.credit import GroupCredit, centre, gigpo_advantages, state_hash
 from llm_agents.language_model import LanguageModel
 from llm_agents.losses import VARIANTS, KlEstimator, grpo_loss, kl_loss, token_weights
 from llm_agents.memory import TextualMemory
-from llm_agents.online import OnlineSettings, train_online
+from llm_agents.online import OnlineSettings, train_online, trained_parameters
 from llm_agents.recipes.llm_agent import Beginning, LLMAgentConfig, LLMAgentRecipe
 from llm_agents.rollout import Agent
 from llm_agents.run import Run
@@ -100,6 +100,10 @@ class GRPOLearner:
         self._settings, self._temperature = config.grpo, config.text_agent.temperature
         self._max_tokens = config.text_agent.max_new_tokens
         self._reference = copy.deepcopy(lm).requires_grad_(False).eval() if config.grpo.kl_weight else None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The language model."""
+        return [{"params": trained_parameters(self.module), "rate": 1.0}]
 
     def losses(self, episodes: Sequence[Episode], groups: Tensor, iteration: int) -> GRPOLosses:
         """Credit within groups; sequences of groups in which all did equally well are left out."""

@@ -7,6 +7,7 @@ plays then depends on nothing that came before it, so that a stopped run goes on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from llm_agents.credit import gae, whiten
 from llm_agents.errors import UserError
 from llm_agents.losses import entropy, entropy_loss, explained_variance, policy_loss, token_weights, value_loss
 from llm_agents.memory import TextualMemory
-from llm_agents.online import OnlineSettings, train_online
+from llm_agents.online import OnlineSettings, train_online, trained_parameters
 from llm_agents.prompts import Narrator
 from llm_agents.recipes.bc import ScoringConfig, ScoringRecipe
 from llm_agents.recipes.llm_agent import Beginning
@@ -42,6 +43,11 @@ class PPOSettings(OnlineSettings):
     value_weight: float = Field(0.5, ge=0)
     """Weight of the value loss, measured in variances of an iteration's returns: where these differ little, as a
     success now and one ten steps later do, the value would else learn nothing beside the policy."""
+    value_gradient: bool = True
+    """Whether the value loss trains the language model, too, and not the value head alone. It unsettles a small model
+    that already acts well (docs/lab_notes.md)."""
+    value_rate: float = Field(1.0, gt=0)
+    """The learning rate of the value head, in learning rates of the language model."""
     entropy_weight: float = Field(0.003, ge=0)
     """Weight of the entropy bonus."""
     value_warmup: int = Field(2, ge=0)
@@ -87,6 +93,15 @@ class PPOLearner:
         self.memory = memory
         self._settings, self._task = config.ppo, task
         self._narrator = Narrator(config.prompts, memory)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The language model, and the value head at a rate of its own."""
+        lm, value_head = self.module.lm, self.module.value_head
+        assert value_head is not None  # the recipe sees to it
+        return [
+            {"params": trained_parameters(lm), "rate": 1.0},
+            {"params": trained_parameters(value_head), "rate": self._settings.value_rate},
+        ]
 
     def losses(self, episodes: Sequence[Episode], groups: Tensor, iteration: int) -> PPOLosses:
         """Credit by GAE; a truncated episode would have gone on, with the value of its last state."""
@@ -166,7 +181,9 @@ class PPOLosses:
         settings = self._settings
         turns = [self._turns[i] for i in index]
         scores = self._scorer(
-            [turn.prompt_ids for turn in turns], [turn.candidates for turn in turns], detach_value=self._value_only
+            [turn.prompt_ids for turn in turns],
+            [turn.candidates for turn in turns],
+            detach_value=self._value_only or not settings.value_gradient,
         )
         device = scores.logits.device
         old_log_probs, advantages, returns, values, choices = (

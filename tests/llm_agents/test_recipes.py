@@ -236,6 +236,31 @@ def test_training_changes_the_agent_and_only_what_may_change(tmp_path):
     assert any(trained[key].abs().sum() > 0 for key in trained if key.startswith("weights.value_head"))
 
 
+def test_without_its_gradient_the_value_loss_trains_the_head_alone(tmp_path):
+    trained = {}
+    for name, changes in {
+        "detached": {"value_gradient": False},
+        "no value": {"value_weight": 0.0},
+        "slow head": {"value_gradient": False, "value_rate": 1e-9},
+        "shared": {},
+    }.items():
+        settings = {**ROUND, "num_iterations": 1, "value_warmup": 0, "max_grad_norm": 1e9, **changes}
+        recipe, config, run = make("ppo", tmp_path / name, ppo=settings)
+        beginning = Beginning(config, run)
+        beginning.warm_start()
+        head = recipe.new_scorer(config, beginning).value_head.state_dict()
+        recipe.train(config, beginning, run)
+        trained[name] = load_file(run.folder / "checkpoints" / "ppo.safetensors")
+        moved = [(trained[name][f"weights.value_head.{key}"] - head[key]).abs().max().item() for key in head]
+        assert (max(moved) > 1e-5) == (name in ("detached", "shared"))
+    of_model = [key for key in trained["shared"] if key.startswith("weights.lm.")]
+    same = {
+        name: all(torch.allclose(trained[name][key], trained["detached"][key], atol=1e-6) for key in of_model)
+        for name in trained
+    }
+    assert same == {"detached": True, "no value": True, "slow head": True, "shared": False}
+
+
 def test_a_model_with_lora_trains_its_adapters_and_the_value_head_alone(tmp_path):
     lm = make_lm("qwen2", max_length=512, corpus=["go to the red ball", "You see a wall 1 step forward"])
     lm.model.save_pretrained(tmp_path / "model")
