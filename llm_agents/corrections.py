@@ -19,10 +19,10 @@ from envs.episodes import Episode
 from envs.goals import Goal
 from envs.language import LanguageTask
 from llm_agents.language_model import LanguageModel
-from llm_agents.prompts import Moment, Prompter, PromptSettings
+from llm_agents.prompts import Prompter, PromptSettings
 from llm_agents.rollout import Agent, Decision, Lane
 from llm_agents.training import Batch, OptimizerSettings
-from llm_agents.warm_start import Examples, expert_decisions, with_noise
+from llm_agents.warm_start import Examples, WarmStartData, expert_decisions, with_noise
 
 
 class CorrectionSettings(OptimizerSettings):
@@ -31,7 +31,7 @@ class CorrectionSettings(OptimizerSettings):
     num_episodes: int = Field(0, ge=0)
     """For training goals; 0 for none. Those that the model ends by itself teach nothing."""
     share: float = Field(0.5, gt=0, le=1)
-    """Of the batches, those of corrections; the others are of demonstrations."""
+    """Of the batches, those of corrections; the others are as at the end of the warm start."""
 
 
 class CorrectedAgent:
@@ -60,11 +60,11 @@ def takeover(task: LanguageTask, goal: Goal, seed: int) -> int:
 
 
 class CorrectionData:
-    """Batches of corrections and of demonstrations, which of them being drawn for each step.
+    """Batches of corrections, and between them what comes last in a warm start.
 
     Args:
-        corrections: by a `CorrectedAgent`.
-        goal_noise: see `WarmStartSettings`.
+        warm_start: the data of the warm start.
+        corrections: episodes by a `CorrectedAgent`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class CorrectionData:
         lm: LanguageModel,
         prompts: PromptSettings,
         task: LanguageTask,
-        demonstrations: Sequence[Episode],
+        warm_start: WarmStartData,
         corrections: Sequence[Episode],
         settings: CorrectionSettings,
         goal_noise: float,
@@ -81,15 +81,16 @@ class CorrectionData:
         def begin(episode: Episode) -> int:
             return takeover(task, task.goal_set.find(episode.goal_id), episode.seed)
 
-        def examples(moments: Sequence[Moment], actions: Sequence[str]) -> Examples:
-            noisy = with_noise(moments, goal_noise, seed)
-            return Examples(lm, Prompter(lm, prompts), noisy, actions, settings.batch_size, seed)
-
-        self._corrections = examples(*expert_decisions(prompts, task, corrections, begin))
-        self._demonstrations = examples(*expert_decisions(prompts, task, demonstrations))
-        self._share, self._seed = settings.share, seed
+        moments, actions = expert_decisions(prompts, task, corrections, begin)
+        noisy = with_noise(moments, goal_noise, seed)
+        self._corrections = Examples(lm, Prompter(lm, prompts), noisy, actions, settings.batch_size, seed)
+        self._warm_start, self._share, self._seed = warm_start, settings.share, seed
 
     def batch(self, step: int) -> Batch:
         """As of `WarmStartData`."""
         is_correction = np.random.default_rng([self._seed, 16, step]).random() < self._share
-        return (self._corrections if is_correction and len(self._corrections) else self._demonstrations).batch(step)
+        return (
+            self._corrections.batch(step)
+            if is_correction and len(self._corrections)
+            else self._warm_start.later_batch(step)
+        )

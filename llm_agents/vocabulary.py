@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+ENDS_OF_PARTS = r"[,.;:](?=\s)"
+
 
 def train_tokenizer(
     corpus: Sequence[str], vocab_size: int, apart: Sequence[str] | None = None
@@ -17,7 +19,8 @@ def train_tokenizer(
     Args:
         corpus: texts; what is repeated in it counts as often.
         vocab_size: at most so many tokens.
-        apart: let tokens span words, but none of these words and no line. None for tokens within words.
+        apart: let tokens span words, but none of these words, no line, and no end of a part of a sentence: a part has
+            the same tokens wherever it stands in a list. None for tokens within words.
     """
     tokenizer = Tokenizer(models.BPE())
     if apart is None:
@@ -28,6 +31,7 @@ def train_tokenizer(
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(Regex(_boundaries(apart)), "isolated"),
+                pre_tokenizers.Split(Regex(ENDS_OF_PARTS), "merged_with_next"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )

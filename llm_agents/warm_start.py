@@ -38,12 +38,21 @@ class WarmStartSettings(OptimizerSettings):
     num_recall_steps: int = Field(0, ge=0)
     """So many of the ``num_steps``, the first ones, ask for parts of what is seen instead of the expert's actions: two
     thirds for any part, then, where goals name what is seen, one third for what a goal names."""
+    recall_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps after these, also among corrections, that ask for parts still. What is asked for no more is
+    forgotten, such as how to find a thing that no training goal names."""
     goal_noise: float = Field(0.0, ge=0, le=1)
     """In this share of the expert's decisions, words that nobody knows stand in place of some of the goal's, and around
     it: so that an unknown word in a goal costs what it would have said, and no more."""
     text_weight: float = Field(0.1, ge=0)
     """Weight of a token that the environment wrote, what is seen and what follows an action, beside one of the
     expert's actions, or of an answer."""
+
+    @model_validator(mode="after")
+    def _asks_for_what_was_taught(self) -> WarmStartSettings:
+        if self.recall_share and not self.num_recall_steps:
+            raise ValueError("recall_share goes on with what num_recall_steps begins: set both, or none")
+        return self
 
     @model_validator(mode="after")
     def _leaves_steps_for_actions(self) -> WarmStartSettings:
@@ -101,7 +110,8 @@ class WarmStartData:
             return Examples(lm, prompter, moments, answers, settings.batch_size, seed)
 
         self._decisions = examples(prompter, with_noise(moments, settings.goal_noise, seed), actions)
-        self._num_recall_steps = settings.num_recall_steps
+        self._num_recall_steps, self._recall_share = settings.num_recall_steps, settings.recall_share
+        self._seed = seed
         if settings.num_recall_steps:
             count = math.ceil(settings.num_recall_steps * settings.batch_size / 3)  # there are three kinds
             of_parts, of_goals = ask_for_parts(lm, moments, count, seed), ask_for_goals(moments, count, seed)
@@ -111,11 +121,16 @@ class WarmStartData:
 
     def batch(self, step: int) -> Batch:
         """Token ids (B, L), their mask, and which belong to an answer or an action."""
-        return self._source(step).batch(step)
-
-    def _source(self, step: int) -> Examples:
         if step >= self._num_recall_steps:
-            return self._decisions
+            return self.later_batch(step)
+        return self._question_source(step).batch(step)
+
+    def later_batch(self, step: int) -> Batch:
+        """As `batch`, of a step behind those that teach to recall."""
+        asks = np.random.default_rng([self._seed, 17, step]).random() < self._recall_share
+        return (self._part_questions[-1] if asks else self._decisions).batch(step)
+
+    def _question_source(self, step: int) -> Examples:
         if step >= (1 - GOAL_SHARE) * self._num_recall_steps and len(self._goal_questions):
             return self._goal_questions
         return self._part_questions[step % 2]

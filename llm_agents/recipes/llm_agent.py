@@ -10,7 +10,7 @@ left out unless asked for. Without demonstrations the agent learns from reward a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -127,9 +127,9 @@ class Beginning:
         settings = self.config.warm_start
         if not settings.num_demonstrations or self.run.has_finished(START):
             return
-        lm, episodes = self.new_model(), self._collect("demonstrations", ExpertAgent, 0, settings.num_demonstrations)
-        data = WarmStartData(lm, self.config.prompts, self.task, episodes, settings, self.config.seed)
-        fit(self._cloning(lm), settings, data.batch, self.run, START)
+        episodes = self._collect("demonstrations", ExpertAgent, 0, settings.num_demonstrations)
+        lm = self.new_model()
+        fit(self._cloning(lm), settings, self._warm_start_data(lm, episodes, settings).batch, self.run, START)
 
     def correct(self, make_agent: Callable[[LanguageTask], CorrectedAgent]) -> None:
         """Collect corrections by such agents, and learn from them beside the demonstrations."""
@@ -137,10 +137,11 @@ class Beginning:
         if not settings.num_episodes or self.run.has_finished(CORRECTED):
             return
         corrections = self._collect("corrections", make_agent, warm_start.num_demonstrations, settings.num_episodes)
-        demonstrations = self.run.episodes("demonstrations").read()
         lm, noise = self.start_model(START), warm_start.goal_noise
+        as_large = warm_start.model_copy(update={"batch_size": settings.batch_size})
+        beside = self._warm_start_data(lm, self.run.episodes("demonstrations").read(), as_large)
         data = CorrectionData(
-            lm, self.config.prompts, self.task, demonstrations, corrections, settings, noise, self.config.seed
+            lm, self.config.prompts, self.task, beside, corrections, settings, noise, self.config.seed
         )
         fit(self._cloning(lm), settings, data.batch, self.run, CORRECTED)
 
@@ -148,6 +149,11 @@ class Beginning:
         """Episodes for training goals, from the ``first`` case on."""
         cases = draw_cases(self.task, "train", first + count, self.config.seed)[first:]
         return collect(self.make_env, make_agent, cases, self.run.episodes(name), name, self.config.num_workers)
+
+    def _warm_start_data(
+        self, lm: LanguageModel, episodes: Sequence[Episode], settings: WarmStartSettings
+    ) -> WarmStartData:
+        return WarmStartData(lm, self.config.prompts, self.task, episodes, settings, self.config.seed)
 
     def _cloning(self, lm: LanguageModel) -> WarmStart:
         return WarmStart(lm, self.config.warm_start.text_weight)

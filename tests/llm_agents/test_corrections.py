@@ -17,7 +17,7 @@ from llm_agents.environments import make_environment
 from llm_agents.language_model import LanguageModel, LanguageModelSettings
 from llm_agents.prompts import Narrator, PromptSettings
 from llm_agents.rollout import Decision, rollout
-from llm_agents.warm_start import expert_decisions
+from llm_agents.warm_start import WarmStartData, WarmStartSettings, expert_decisions
 
 PROMPTS = PromptSettings(list_actions=False)
 
@@ -102,7 +102,8 @@ def test_a_share_of_the_batches_is_of_corrections(lm, task, corrections, share):
     of_whom = {"they": corrections, "demo": list(corrections)}
     said = {who: [replace(episode, instruction=who) for episode in episodes] for who, episodes in of_whom.items()}
     settings = CorrectionSettings(num_episodes=60, batch_size=4, share=share)
-    data = CorrectionData(lm, PROMPTS, task, said["demo"], said["they"], settings, 0.0, 0)
+    beside = WarmStartData(lm, PROMPTS, task, said["demo"], WarmStartSettings(batch_size=4), 0)
+    data = CorrectionData(lm, PROMPTS, task, beside, said["they"], settings, 0.0, 0)
     owners = []
     for step in range(200):
         prompts = lm.tokenizer.batch_decode(data.batch(step)["token_ids"])
@@ -118,5 +119,6 @@ def test_where_the_model_needs_no_correction_demonstrations_are_learnt_on(lm, ta
     ended = [replace(e, actions=np.array([0]), states=e.states[:2], rewards=e.rewards[:1]) for e in alone]
     ended = [episode for episode in ended if begin(task, episode) > 0]
     settings = CorrectionSettings(num_episodes=5, batch_size=4, share=1.0)
-    data = CorrectionData(lm, PROMPTS, task, alone, ended, settings, 0.0, 0)
+    beside = WarmStartData(lm, PROMPTS, task, alone, WarmStartSettings(batch_size=4), 0)
+    data = CorrectionData(lm, PROMPTS, task, beside, ended, settings, 0.0, 0)
     assert data.batch(0)["chosen"].any()

@@ -58,5 +58,16 @@ def test_phrases_are_shorter_and_leave_the_words_of_goals_alone(corpus):
     assert phrases.tokenize("You see a red box")[-2:] == phrases.tokenize("red box")
 
 
+def test_a_part_of_a_list_has_the_same_tokens_wherever_it_stands(corpus):
+    phrases = train_tokenizer(corpus, SIZE, GOAL_WORDS)
+    for text in corpus:
+        first, *others = text.split(", ")
+        tokens = phrases.tokenize(first)
+        for part in others:
+            listed = phrases.tokenize(f"{first}, {part}")
+            assert listed[: len(tokens)] == tokens
+            assert phrases.convert_tokens_to_string(listed[len(tokens) :]) == f", {part}"
+
+
 def test_words_of_texts_are_each_named_once():
     assert words_of(["go to the red ball", "go, then: stop!"]) == ["ball", "go", "red", "stop", "the", "then", "to"]

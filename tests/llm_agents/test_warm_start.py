@@ -147,6 +147,29 @@ def test_recall_comes_first_and_the_expert_after_it(lm, episodes):
         assert (said <= actions) == (step >= 2), said
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_a_share_of_the_later_steps_goes_on_to_ask(lm, episodes, share):
+    settings = WarmStartSettings(num_recall_steps=2, num_steps=200, batch_size=4, recall_share=share)
+    task = make_env().task
+    data = WarmStartData(lm, PROMPTS, task, episodes, settings, 0)
+    actions = {text for episode in episodes for text in task.action_texts(episode.states[0]) or ()}
+    asks = []
+    for step in range(2, 200):
+        batch = data.batch(step)
+        said = {
+            lm.tokenizer.decode(row[chosen][:-1]).strip()
+            for row, chosen in zip(batch["token_ids"], batch["chosen"], strict=True)
+        }
+        assert said <= actions or not said & actions
+        asks.append(not said & actions)
+    assert np.mean(asks) == pytest.approx(share, abs=0.1)
+
+
+def test_who_was_not_taught_to_recall_is_not_asked():
+    with pytest.raises(ValueError, match="num_recall_steps"):
+        WarmStartSettings(recall_share=0.1)
+
+
 @pytest.mark.parametrize("goal_line", ["{goal}", "do: {goal}, now"])
 def test_every_other_question_is_answered_where_it_stands(lm, episodes, goal_line):
     prompts = PROMPTS.model_copy(update={"goal_line": goal_line, "ending": "what next?"})
