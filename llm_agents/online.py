@@ -78,7 +78,7 @@ class Learner(Protocol):
         ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained: ``params``, and ``rate``, with which the settings' learning rate is multiplied for them."""
+        """What is trained: ``params``, and ``scale``, with which the settings' learning rate is multiplied for them."""
         ...
 
     @property
@@ -172,7 +172,7 @@ def train_online(
             episodes = play(learner.agent, make_env, rollouts, settings.num_envs)
             played = time.monotonic()
             for group in optimizer.param_groups:
-                group["lr"] = group["rate"] * settings.learning_rate_at(iteration)
+                group["lr"] = group["scale"] * settings.learning_rate_at(iteration)
             losses = learner.losses(episodes, rollouts.groups, iteration)
             metrics = rollout_metrics(episodes) | update(losses, parameters, optimizer, settings, seed, iteration)
             metrics |= losses.metrics

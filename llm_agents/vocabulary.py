@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-ENDS_OF_PARTS = r"[,.;:](?=\s)"
+PUNCTUATION = r"[,.;:](?=\s)"  # not that within numbers
 
 
 def train_tokenizer(
@@ -19,8 +19,8 @@ def train_tokenizer(
     Args:
         corpus: texts; what is repeated in it counts as often.
         vocab_size: at most so many tokens.
-        apart: let tokens span words, but none of these words, no line, and no end of a part of a sentence: a part has
-            the same tokens wherever it stands in a list. None for tokens within words.
+        apart: let tokens span words, but none of these words, no line, and no punctuation mark with what stands
+            before it: where a part of a list ends, its tokens do. None for tokens within words.
     """
     tokenizer = Tokenizer(models.BPE())
     if apart is None:
@@ -31,7 +31,7 @@ def train_tokenizer(
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(Regex(_boundaries(apart)), "isolated"),
-                pre_tokenizers.Split(Regex(ENDS_OF_PARTS), "merged_with_next"),
+                pre_tokenizers.Split(Regex(PUNCTUATION), "merged_with_next"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )

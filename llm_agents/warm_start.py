@@ -113,7 +113,7 @@ class WarmStartData:
         self._num_recall_steps, self._recall_share = settings.num_recall_steps, settings.recall_share
         self._seed = seed
         if settings.num_recall_steps:
-            count = math.ceil(settings.num_recall_steps * settings.batch_size / 3)  # there are three kinds
+            count = math.ceil(GOAL_SHARE * settings.num_recall_steps * settings.batch_size)
             of_parts, of_goals = ask_for_parts(lm, moments, count, seed), ask_for_goals(moments, count, seed)
             in_place = Prompter(lm, up_to_the_goal(prompts))
             self._part_questions = [examples(place, *of_parts) for place in (in_place, prompter)]
@@ -128,7 +128,8 @@ class WarmStartData:
     def later_batch(self, step: int) -> Batch:
         """As `batch`, of a step behind those that teach to recall."""
         asks = np.random.default_rng([self._seed, 17, step]).random() < self._recall_share
-        return (self._part_questions[-1] if asks else self._decisions).batch(step)
+        at_the_end = -1  # of the prompt, as an action is
+        return (self._part_questions[at_the_end] if asks else self._decisions).batch(step)
 
     def _question_source(self, step: int) -> Examples:
         if step >= (1 - GOAL_SHARE) * self._num_recall_steps and len(self._goal_questions):

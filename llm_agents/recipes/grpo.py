@@ -103,7 +103,7 @@ class GRPOLearner:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The language model."""
-        return [{"params": trained_parameters(self.module), "rate": 1.0}]
+        return [{"params": trained_parameters(self.module), "scale": 1.0}]
 
     def losses(self, episodes: Sequence[Episode], groups: Tensor, iteration: int) -> GRPOLosses:
         """Credit within groups; sequences of groups in which all did equally well are left out."""

@@ -46,8 +46,8 @@ class PPOSettings(OnlineSettings):
     value_gradient: bool = True
     """Whether the value loss trains the language model, too, and not the value head alone. It unsettles a small model
     that already acts well (docs/lab_notes.md)."""
-    value_rate: float = Field(1.0, gt=0)
-    """The learning rate of the value head, in learning rates of the language model."""
+    value_learning_rate_scale: float = Field(1.0, gt=0)
+    """The learning rate of the value head is that of the language model times this."""
     entropy_weight: float = Field(0.003, ge=0)
     """Weight of the entropy bonus."""
     value_warmup: int = Field(2, ge=0)
@@ -99,8 +99,8 @@ class PPOLearner:
         lm, value_head = self.module.lm, self.module.value_head
         assert value_head is not None  # the recipe sees to it
         return [
-            {"params": trained_parameters(lm), "rate": 1.0},
-            {"params": trained_parameters(value_head), "rate": self._settings.value_rate},
+            {"params": trained_parameters(lm), "scale": 1.0},
+            {"params": trained_parameters(value_head), "scale": self._settings.value_learning_rate_scale},
         ]
 
     def losses(self, episodes: Sequence[Episode], groups: Tensor, iteration: int) -> PPOLosses:

@@ -93,23 +93,25 @@ def test_a_recipe_trains_judges_every_agent_and_judges_them_alike_again(name, tm
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"),
+    ("name", "stage", "changes"),
     [
-        *((name, {}) for name in ONLINE),
-        ("ppo", {"memory": {"min_similarity": 0.0}}),
-        ("sb3", {"sb3": CONFIGS["sb3"]["sb3"] | {"network": "cnn"}}),
+        *((name, name, {}) for name in ONLINE),
+        ("ppo", "ppo", {"memory": {"min_similarity": 0.0}}),
+        ("sb3", "sb3", {"sb3": CONFIGS["sb3"]["sb3"] | {"network": "cnn"}}),
+        ("bc", "corrected", {}),
     ],
 )
-def test_a_stopped_training_goes_on_as_if_it_had_not_been(name, changes, tmp_path, monkeypatch):
+def test_a_stopped_training_goes_on_as_if_it_had_not_been(name, stage, changes, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
     recipe, config, whole = make(name, tmp_path / "whole", **changes)
     recipe.run(config, whole)
     _, _, cut = make(name, tmp_path / "cut", **changes)
     monkeypatch.setattr(online, "SAVE_SECONDS", 0.0)
     log = Run.log
 
-    def stop(self, stage, step, metrics):
-        log(self, stage, step, metrics)
-        if stage == name and step == 2:
+    def stop(self, running, step, metrics):
+        log(self, running, step, metrics)
+        if running == stage and step == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -118,11 +120,11 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(name, changes, tmp_pat
             recipe.run(config, cut)
     recipe.run(config, Run.open(tmp_path / "cut"))
     expected, found = (
-        load_file(tmp_path / where / "checkpoints" / f"{name}.safetensors") for where in ("whole", "cut")
+        load_file(tmp_path / where / "checkpoints" / f"{stage}.safetensors") for where in ("whole", "cut")
     )
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
-    assert _logged(whole, name) == _logged(cut, name)
+    assert _logged(whole, stage) == _logged(cut, stage)
 
 
 def test_reward_comes_after_corrections(tmp_path):
@@ -135,27 +137,6 @@ def test_reward_comes_after_corrections(tmp_path):
     equal = [all(torch.equal(models[0][key], other[key]) for key in other) for other in models]
     assert equal == [True, True, False]
     assert not {e.seed for e in run.episodes("corrections")} & {e.seed for e in run.episodes("demonstrations")}
-
-
-def test_corrections_that_were_stopped_go_on_as_if_they_had_not_been(tmp_path, monkeypatch):
-    recipe, config, whole = make("bc", tmp_path / "whole")
-    recipe.run(config, whole)
-    _, _, cut = make("bc", tmp_path / "cut")
-    monkeypatch.setattr(training, "LOG_EVERY", 1)
-    log = Run.log
-
-    def stop(self, stage, step, metrics):
-        log(self, stage, step, metrics)
-        if stage == "corrected" and step == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "log", stop)
-        with pytest.raises(KeyboardInterrupt):
-            recipe.run(config, cut)
-    recipe.run(config, Run.open(tmp_path / "cut"))
-    expected, found = (load_file(run.folder / "checkpoints" / "corrected.safetensors") for run in (whole, cut))
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
 def test_corrections_follow_a_warm_start(tmp_path):
@@ -241,7 +222,7 @@ def test_without_its_gradient_the_value_loss_trains_the_head_alone(tmp_path):
     for name, changes in {
         "detached": {"value_gradient": False},
         "no value": {"value_weight": 0.0},
-        "slow head": {"value_gradient": False, "value_rate": 1e-9},
+        "slow head": {"value_gradient": False, "value_learning_rate_scale": 1e-9},
         "shared": {},
     }.items():
         settings = {**ROUND, "num_iterations": 1, "value_warmup": 0, "max_grad_norm": 1e9, **changes}

