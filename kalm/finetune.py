@@ -33,6 +33,7 @@ from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.config import Settings, parse_config
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
+from llm_agents.evaluation.compare import References
 from llm_agents.evaluation.evaluate import EvaluationSettings, make_panels
 from llm_agents.evaluation.judge import judge
 from llm_agents.evaluation.panel import Column
@@ -98,7 +99,7 @@ class FinetuneRecipe(Recipe):
         self.train(config, run)
         task = self.make_env(config).task
         panels = make_panels(task, COLUMNS, config.evaluation.num_episodes, config.evaluation.panel_seed)
-        judge(run, self, panels, self.agent_names(run), config.num_workers, START, "expert")
+        judge(run, self, panels, config.num_workers)
 
     def train(self, config: FinetuneConfig, run: Run) -> None:
         """All rounds that are not done yet, at first of the critic alone."""
@@ -121,6 +122,9 @@ class FinetuneRecipe(Recipe):
 
     def agent_names(self, run: Run) -> list[str]:
         return ["random", "expert", START, NAME]
+
+    def references(self, run: Run) -> References:
+        return References(START, "expert")
 
     def load_agent(self, run: Run, name: str) -> Agent:
         if name not in self.agent_names(run):

@@ -15,6 +15,7 @@ from kalm.summary import BASELINE, ORACLE, summarize
 from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
+from llm_agents.evaluation.compare import References
 from llm_agents.evaluation.judge import judge
 from llm_agents.evaluation.panel import Column
 from llm_agents.recipes import Recipe
@@ -52,6 +53,9 @@ class KalmRecipe(Recipe):
         ways = Stages(KalmConfig.model_validate(run.config), run).imagined_ways
         return ["random", "expert", "lm", "real", *(f"real+{way}" for way in ways), "real+oracle"]
 
+    def references(self, run: Run) -> References:
+        return References(BASELINE, ORACLE)
+
     def load_agent(self, run: Run, name: str) -> Agent:
         config = KalmConfig.model_validate(run.config)
         if name not in self.agent_names(run):
@@ -75,7 +79,7 @@ class KalmRecipe(Recipe):
 
     def _evaluate(self, config: KalmConfig, run: Run) -> None:
         panels = Stages(config, run).panels()
-        comparison = judge(run, self, panels, self.agent_names(run), config.num_workers, BASELINE, ORACLE)
+        comparison = judge(run, self, panels, config.num_workers)
         run.once("summary", lambda: summarize(comparison))
 
 

@@ -93,14 +93,17 @@ def evaluate(options: Namespace) -> int:
 
 def compare(options: Namespace) -> int:
     """Runs that differ in their seed as one result."""
-    from llm_agents.console import wide_console
-    from llm_agents.evaluation.compare import compare, read_results, tables
+    from llm_agents.console import print_markdown, wide_console
+    from llm_agents.evaluation.compare import References, compare, read_results, tables
+    from llm_agents.recipes import find_recipe
     from llm_agents.run import Run
 
-    results = read_results([Run.open(folder) for folder in options.runs])
-    comparison = compare(results, options.baseline, options.oracle)
-    for table in tables(comparison, options.baseline, options.oracle, len(options.runs)):
-        wide_console().print(table)
+    runs = [Run.open(folder) for folder in options.runs]
+    usual = find_recipe(runs[0].recipe).references(runs[0])
+    references = References(options.baseline or usual.baseline, options.oracle or usual.oracle)
+    show = print_markdown if options.markdown else wide_console().print
+    for table in tables(compare(read_results(runs), references), len(runs)):
+        show(table)
     return 0
 
 
@@ -242,8 +245,9 @@ def _add_evaluate(commands: Any) -> None:
 def _add_compare(commands: Any) -> None:
     parser = _add_command(commands, "compare", compare, "several runs, one a seed, as one result with intervals")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs judged on the same panels")
-    parser.add_argument("--baseline", metavar="NAME", default="real", help="agent to be paired with (default: real)")
-    parser.add_argument("--oracle", metavar="NAME", default="real+oracle", help="agent of which fractions are given")
+    parser.add_argument("--baseline", metavar="NAME", help="agent to be paired with (default: the recipe's)")
+    parser.add_argument("--oracle", metavar="NAME", help="agent of which fractions are given (default: the recipe's)")
+    parser.add_argument("--markdown", action="store_true", help="tables for a README or a paper")
 
 
 def _add_report(commands: Any) -> None:

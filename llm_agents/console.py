@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
 TABLE_WIDTH = 160  # columns, where the output is no terminal
+UNLIMITED = 10_000  # columns
 
 
 def wide_console() -> Console:
@@ -18,3 +20,13 @@ def wide_console() -> Console:
 def agents_table(title: str) -> Table:
     """A table with a row for each agent, whose name is never cut however many columns there are."""
     return Table(Column("agent", no_wrap=True), title=title)
+
+
+def print_markdown(table: Table) -> None:
+    """A table as Markdown has it, below its title."""
+    print(f"{table.title}:\n")
+    table.title, table.box = None, box.MARKDOWN
+    console = Console(width=UNLIMITED)
+    with console.capture() as captured:
+        console.print(table)
+    print(captured.get().strip(), end="\n\n")

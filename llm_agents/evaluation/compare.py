@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from envs.goals import unknown
 from llm_agents.console import agents_table
@@ -21,34 +22,46 @@ Results = Mapping[str, Mapping[str, Result]]  # by column and agent
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """By agent and column: the success rate, the paired difference from a baseline, and the fraction of an oracle."""
+class References:
+    """The agents that the others are set beside.
 
+    Attributes:
+        baseline: it is paired with all others, case by case and seed by seed.
+        oracle: of it the fraction is reported.
+    """
+
+    baseline: str
+    oracle: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """By agent and column: success rates, paired differences from the baseline, and fractions of the oracle."""
+
+    references: References
     rates: dict[str, dict[str, Estimate]]
     differences: dict[str, dict[str, Estimate]]
     fractions: dict[str, dict[str, float]]
 
 
-def compare(runs: Sequence[Results], baseline: str, oracle: str) -> Comparison:
+def compare(runs: Sequence[Results], references: References) -> Comparison:
     """Runs whose agents played the same panels, one run a seed.
 
     Intervals are at 95 %, over seeds and cases (see `over_seeds`); with one run they are over the cases alone.
-
-    Args:
-        baseline: the agent that all others are paired with, case by case and seed by seed.
-        oracle: the agent of which the fraction is reported.
 
     Raises:
         UserError: the runs have no such agent.
     """
     columns = list(runs[0])
     agents = list(runs[0][columns[0]])
+    baseline, oracle = references.baseline, references.oracle
     for name in (baseline, oracle):
         if name not in agents:
             raise UserError(unknown("agent", name, agents))
     scores = {agent: {column: _scores(runs, column, agent) for column in columns} for agent in agents}
     others = [agent for agent in agents if agent != baseline]
     return Comparison(
+        references=references,
         rates={a: {c: over_seeds(scores[a][c]) for c in columns} for a in agents},
         differences={a: {c: paired_difference(scores[a][c], scores[baseline][c]) for c in columns} for a in others},
         fractions={
@@ -75,26 +88,29 @@ def _in_order(results: Mapping[str, Result], order: Sequence[str]) -> dict[str, 
     return {name: results[name] for name in [*order, *results] if name in results}
 
 
-def tables(comparison: Comparison, baseline: str, oracle: str, num_runs: int) -> list[Table]:
+def tables(comparison: Comparison, num_runs: int) -> list[Table]:
     """Three tables to print: rates, differences, fractions."""
     over = f"{num_runs} seeds" if num_runs > 1 else "one seed"
     rates = _table(
         f"success rate, 95 % interval, {over}", comparison.rates, lambda e: f"{e.value:.3f} [{e.low:.2f}, {e.high:.2f}]"
     )
     differences = _table(
-        f"paired difference from {baseline}, 95 % interval, {over}",
+        f"paired difference from {comparison.references.baseline}, 95 % interval, {over}",
         comparison.differences,
         lambda e: f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]",
     )
-    return [rates, differences, _table(f"fraction of {oracle}", comparison.fractions, lambda value: f"{value:.2f}")]
+    fractions = _table(
+        f"fraction of {comparison.references.oracle}", comparison.fractions, lambda value: f"{value:.2f}"
+    )
+    return [rates, differences, fractions]
 
 
 def _table(title: str, rows: Mapping[str, Mapping], show) -> Table:
     table = agents_table(title)
     for column in next(iter(rows.values()), {}):
-        table.add_column(column, justify="right")
+        table.add_column(Text(column), justify="right")
     for name, row in rows.items():
-        table.add_row(name, *[show(value) for value in row.values()])
+        table.add_row(Text(name), *[Text(show(value)) for value in row.values()])
     return table
 
 

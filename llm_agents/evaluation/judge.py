@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from envs.language import LanguageTask
 from llm_agents.console import wide_console
@@ -13,26 +13,17 @@ from llm_agents.recipes import Recipe
 from llm_agents.run import Run
 
 
-def judge(
-    run: Run,
-    recipe: Recipe,
-    panels: Mapping[str, Panel],
-    agent_names: Sequence[str],
-    num_workers: int,
-    baseline: str,
-    oracle: str,
-) -> Comparison:
-    """Judge agents on panels, and print the table, the paired differences from the baseline and the fractions of the
-    oracle.
+def judge(run: Run, recipe: Recipe, panels: Mapping[str, Panel], num_workers: int) -> Comparison:
+    """Judge a run's agents on panels, and print the table, and what they are beside the recipe's references.
 
     Raises:
-        UserError: an unknown agent, or a worker died.
+        UserError: a worker died.
     """
-    results = evaluate_run(run, recipe, panels, agent_names, num_workers)
-    comparison = compare([results], baseline, oracle)
+    results = evaluate_run(run, recipe, panels, recipe.agent_names(run), num_workers)
+    comparison = compare([results], recipe.references(run))
     console = wide_console()
     console.print(results_table(results, panels))
-    for table in tables(comparison, baseline, oracle, num_runs=1)[1:]:
+    for table in tables(comparison, num_runs=1)[1:]:
         console.print(table)
     return comparison
 

@@ -21,6 +21,7 @@ from llm_agents.errors import UserError
 
 if TYPE_CHECKING:
     from envs.language import LanguageEnv
+    from llm_agents.evaluation.compare import References
     from llm_agents.evaluation.panel import Column
     from llm_agents.rollout import Agent
     from llm_agents.run import Run
@@ -47,6 +48,10 @@ class Recipe(Protocol):
 
     def agent_names(self, run: Run) -> list[str]:
         """The agents to be judged, baselines among them, in the order of the table."""
+        ...
+
+    def references(self, run: Run) -> References:
+        """The agents that the others are set beside."""
         ...
 
     def load_agent(self, run: Run, name: str) -> Agent:

@@ -27,6 +27,7 @@ from llm_agents.corrections import CorrectedAgent, CorrectionData, CorrectionSet
 from llm_agents.devices import describe_device, find_device
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
+from llm_agents.evaluation.compare import References
 from llm_agents.evaluation.evaluate import EvaluationSettings, make_panels
 from llm_agents.evaluation.judge import judge, wording_columns
 from llm_agents.evaluation.panel import Column, Panel
@@ -223,9 +224,7 @@ class LLMAgentRecipe(Recipe):
         panels = make_panels(
             beginning.task, self.columns(config), config.evaluation.num_episodes, config.evaluation.panel_seed
         )
-        first = self.trained_names[0]
-        oracle = "expert" if beginning.has_expert else first
-        judge(run, self, panels, self.agent_names(run), config.num_workers, first, oracle)
+        judge(run, self, panels, config.num_workers)
         self._keep_some(run, panels, beginning)
 
     def _print_plan(self, config: Any, run: Run) -> None:
@@ -274,6 +273,10 @@ class LLMAgentRecipe(Recipe):
         first, *others = self.trained_names
         trained = [first, *(stage for stage in beginning.stages if stage != START), *others]
         return [*baselines(beginning), *(f"{name}{how}" for name in trained for how in ("", GREEDY))]
+
+    def references(self, run: Run) -> References:
+        first = self.trained_names[0]
+        return References(first, "expert" if "expert" in self.agent_names(run) else first)
 
     def stage_of(self, name: str) -> str | None:
         """The stage that makes an agent; None for one that is trained on reward."""

@@ -22,6 +22,7 @@ from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.config import Settings, parse_config
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
+from llm_agents.evaluation.compare import References
 from llm_agents.evaluation.evaluate import EvaluationSettings, make_panels
 from llm_agents.evaluation.judge import judge, wording_columns
 from llm_agents.evaluation.panel import Column
@@ -77,8 +78,7 @@ class SB3Recipe(Recipe):
         self._training(config, self._embeddings(config)).train(run)
         task = self.make_env(config).task
         panels = make_panels(task, self.columns(config), config.evaluation.num_episodes, config.evaluation.panel_seed)
-        oracle = "expert" if "expert" in self.agent_names(run) else NAME
-        judge(run, self, panels, self.agent_names(run), config.num_workers, "random", oracle)
+        judge(run, self, panels, config.num_workers)
 
     def make_env(self, config: SB3Config) -> LanguageEnv:
         return make_environment(config.environment, **config.options)
@@ -90,6 +90,9 @@ class SB3Recipe(Recipe):
         config = parse_config(SB3Config, run.config, str(run.folder))
         has_expert = self.make_env(config).task.expert() is not None
         return ["random", *(["expert"] if has_expert else []), NAME, NAME + GREEDY]
+
+    def references(self, run: Run) -> References:
+        return References("random", "expert" if "expert" in self.agent_names(run) else NAME)
 
     def load_agent(self, run: Run, name: str) -> Agent:
         if name not in self.agent_names(run):

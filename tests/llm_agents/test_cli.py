@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import time
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from gymnasium import spaces
@@ -14,7 +16,10 @@ from toy_recipe import ToyRecipe, ToySettings
 from envs.check_speed import Speed
 from envs.language import AnyText
 from llm_agents import cli, environments
+from llm_agents.evaluation.evaluate import stored_panels
 from llm_agents.run import Run
+
+COMMANDS = ["train", "evaluate", "compare", "report", "envs", "collect", "doctor", "encoder"]
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +44,11 @@ def test_help_is_fast():
         [sys.executable, "-m", "llm_agents.cli", "--help"], capture_output=True, text=True, check=True
     )
     assert time.monotonic() - start < 1
-    for command in ("train", "evaluate", "report", "envs", "collect", "doctor", "encoder"):
+    for command in COMMANDS:
         assert f"\n    {command} " in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "report", "envs", "collect", "doctor", "encoder"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit) as exited:
         cli.main([command, "--help"])
@@ -75,6 +80,8 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture):
         ("evaluate done --panel tiny.yaml", "tiny.yaml is not JSON"),
         ("evaluate done --panel tiny.yaml --episodes 3", "leave out --wordings, --episodes, --seed"),
         ("evaluate done --split easy --episodes 2 --json tiny.yaml/a.json", "cannot be written"),
+        ("compare done nowhere", "nowhere is not a run folder"),
+        ("compare done --baseline randm", "unknown agent 'randm': did you mean random"),
         ("report nowhere", "nowhere is not a run folder"),
         ("envs chek ClevrRobot-v0", "invalid choice: 'chek'"),
         ("envs check ClevrRobt-v0", "did you mean ClevrRobot-v0"),
@@ -165,6 +172,42 @@ def test_evaluate_takes_goals_of_your_own(run_folder: str):
     assert cli.main(["evaluate", run_folder, "--panel", "mine.json", "--agents", "random", "--json", "out.json"]) == 0
     written = json.loads(Path("out.json").read_text())
     assert (written["column"], written["split"]) == ("mine", "easy")
+
+
+@pytest.mark.parametrize("baseline", [None, "half random"])
+def test_compare_pairs_with_the_recipes_baseline_or_another(
+    baseline: str | None, run_folder: str, capsys: pytest.CaptureFixture
+):
+    panels = {stored.column: stored.results for stored in stored_panels(Run.open(run_folder))}
+    capsys.readouterr()
+    asked = ["--baseline", baseline] if baseline else []
+    assert cli.main(["compare", run_folder, "--markdown", *asked]) == 0
+    rates, differences, fractions = read_tables(capsys.readouterr().out)
+    baseline = baseline or "random"  # the toy recipe's
+    assert differences.keys() == {"expert", "half random", "random"} - {baseline}
+    for column, results in panels.items():
+        for agent, result in results.items():
+            rate, oracle = (float(np.mean(results[name].outcomes)) for name in (agent, "expert"))
+            assert rates[agent][column].startswith(f"{rate:.3f} [")
+            assert float(fractions[agent][column]) == pytest.approx(rate / oracle, abs=0.005)
+            if agent != baseline:
+                difference = np.mean(np.subtract(result.outcomes, results[baseline].outcomes))
+                assert differences[agent][column].startswith(f"{difference:+.2f} [")
+
+
+def read_tables(text: str) -> list[dict[str, dict[str, str]]]:
+    """The tables of a Markdown text, by agent and column."""
+    tables = []
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        tables.append({row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows})
+    return tables
+
+
+def test_compare_says_over_how_many_runs(run_folder: str, capsys: pytest.CaptureFixture):
+    capsys.readouterr()
+    assert cli.main(["compare", run_folder, run_folder, "--markdown"]) == 0
+    assert "success rate, 95 % interval, 2 seeds:" in capsys.readouterr().out
 
 
 def test_report_prints_where_it_is(run_folder: str, capsys: pytest.CaptureFixture):

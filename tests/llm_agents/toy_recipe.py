@@ -8,6 +8,7 @@ from envs.clevr_robot import make
 from envs.language import LanguageEnv
 from llm_agents.agents import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.config import Settings
+from llm_agents.evaluation.compare import References
 from llm_agents.evaluation.evaluate import evaluate_run, make_panels
 from llm_agents.evaluation.panel import Column
 from llm_agents.recipes import Recipe
@@ -47,6 +48,9 @@ class ToyRecipe(Recipe):
 
     def agent_names(self, run: Run) -> list[str]:
         return ["expert", "half random", "random"]
+
+    def references(self, run: Run) -> References:
+        return References("random", "expert")
 
     def load_agent(self, run: Run, name: str) -> Agent:
         expert = ExpertAgent(make().task)
