@@ -14,7 +14,7 @@ from envs.goals import unknown
 from llm_agents.console import agents_table
 from llm_agents.errors import UserError
 from llm_agents.evaluation.evaluate import Result, stored_panels
-from llm_agents.evaluation.statistics import Estimate, over_seeds, paired_difference
+from llm_agents.evaluation.statistics import Estimate, over_seeds, paired_difference, success_rate
 from llm_agents.recipes import find_recipe
 from llm_agents.run import Run
 
@@ -47,7 +47,8 @@ class Comparison:
 def compare(runs: Sequence[Results], references: References) -> Comparison:
     """Runs whose agents played the same panels, one run a seed.
 
-    Intervals are at 95 %, over seeds and cases (see `over_seeds`); with one run they are over the cases alone.
+    Intervals are at 95 %, over seeds and cases (see `over_seeds`); with one run they are over the cases alone, and those
+    of success rates are Wilson's.
 
     Raises:
         UserError: the runs have no such agent.
@@ -62,7 +63,7 @@ def compare(runs: Sequence[Results], references: References) -> Comparison:
     others = [agent for agent in agents if agent != baseline]
     return Comparison(
         references=references,
-        rates={a: {c: over_seeds(scores[a][c]) for c in columns} for a in agents},
+        rates={a: {c: _rate(scores[a][c]) for c in columns} for a in agents},
         differences={a: {c: paired_difference(scores[a][c], scores[baseline][c]) for c in columns} for a in others},
         fractions={
             a: {c: float(scores[a][c].mean() / max(scores[oracle][c].mean(), 1e-9)) for c in columns} for a in agents
@@ -112,6 +113,13 @@ def _table(title: str, rows: Mapping[str, Mapping], show) -> Table:
     for name, row in rows.items():
         table.add_row(Text(name), *[Text(show(value)) for value in row.values()])
     return table
+
+
+def _rate(scores: NDArray[np.float64]) -> Estimate:
+    """Of (runs, cases)."""
+    if len(scores) == 1:
+        return success_rate(int(scores.sum()), scores.size)
+    return over_seeds(scores)
 
 
 def _scores(runs: Sequence[Results], column: str, agent: str) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from toy_recipe import ToyRecipe, ToySettings
 from envs.check_speed import Speed
 from envs.language import AnyText
 from llm_agents import cli, environments
-from llm_agents.evaluation.evaluate import stored_panels
+from llm_agents.evaluation.evaluate import format_rate, stored_panels
 from llm_agents.run import Run
 
 COMMANDS = ["train", "evaluate", "compare", "report", "envs", "collect", "doctor", "encoder"]
@@ -187,9 +187,9 @@ def test_compare_pairs_with_the_recipes_baseline_or_another(
     assert differences.keys() == {"expert", "half random", "random"} - {baseline}
     for column, results in panels.items():
         for agent, result in results.items():
-            rate, oracle = (float(np.mean(results[name].outcomes)) for name in (agent, "expert"))
-            assert rates[agent][column].startswith(f"{rate:.3f} [")
-            assert float(fractions[agent][column]) == pytest.approx(rate / oracle, abs=0.005)
+            assert rates[agent][column] == format_rate(result.rate)  # as in the table of the training
+            fraction = result.rate.value / results["expert"].rate.value
+            assert float(fractions[agent][column]) == pytest.approx(fraction, abs=0.005)
             if agent != baseline:
                 difference = np.mean(np.subtract(result.outcomes, results[baseline].outcomes))
                 assert differences[agent][column].startswith(f"{difference:+.2f} [")
