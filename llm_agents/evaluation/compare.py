@@ -47,8 +47,8 @@ class Comparison:
 def compare(runs: Sequence[Results], references: References) -> Comparison:
     """Runs whose agents played the same panels, one run a seed.
 
-    Intervals are at 95 %, over seeds and cases (see `over_seeds`); with one run they are over the cases alone, and those
-    of success rates are Wilson's.
+    Intervals are at 95 %, over seeds and cases (see `over_seeds`); with one run they are over the cases alone, those of
+    success rates Wilson's.
 
     Raises:
         UserError: the runs have no such agent.
