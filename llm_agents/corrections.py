@@ -88,9 +88,7 @@ class CorrectionData:
 
     def batch(self, step: int) -> Batch:
         """As of `WarmStartData`."""
-        is_correction = np.random.default_rng([self._seed, 16, step]).random() < self._share
-        return (
-            self._corrections.batch(step)
-            if is_correction and len(self._corrections)
-            else self._warm_start.later_batch(step)
-        )
+        wants_correction = np.random.default_rng([self._seed, 16, step]).random() < self._share
+        if wants_correction and len(self._corrections):
+            return self._corrections.batch(step)
+        return self._warm_start.later_batch(step)

@@ -32,7 +32,7 @@ from llm_agents.evaluation.evaluate import EvaluationSettings, make_panels
 from llm_agents.evaluation.judge import judge, wording_columns
 from llm_agents.evaluation.panel import Column, Panel
 from llm_agents.language_model import LanguageModel, LanguageModelSettings
-from llm_agents.memory import MemorySettings, TextualMemory, restored, word_overlap
+from llm_agents.memory import MemorySettings, TextualMemory, in_words, restored, word_overlap
 from llm_agents.prompts import Narrator, PromptSettings
 from llm_agents.recipes import Recipe
 from llm_agents.rollout import Agent, numbered_rollout, rollout
@@ -162,7 +162,8 @@ class Beginning:
     def _corpus(self) -> dict[str, Any]:
         """Texts of the environment under random actions, and the words of goals, for a model without a vocabulary.
 
-        An observation counts as often as it was seen, so that what can be done in every step counts most.
+        An observation counts as often as it was seen, so that what can be done in every step counts most. With a
+        memory, the episodes count, too, as they would be remembered.
         """
         cases = draw_cases(self.task, "train", NUM_CORPUS_EPISODES, self.config.seed)
         narrator = Narrator(self.config.prompts)
@@ -172,6 +173,9 @@ class Beginning:
             for moment in narrator.of_episode(self.task, episode):
                 texts.update([moment.goal, moment.observation, *moment.actions])
                 goals.add(moment.goal)
+            if self.config.memory is not None:
+                memory = in_words(narrator.experience(self.task, episode))
+                texts[self.config.prompts.memory_line.format(memory=memory)] += 1
         texts[self.config.prompts.ending] += NUM_CORPUS_EPISODES
         return {"texts": dict(sorted(texts.items())), "goal_words": words_of(sorted(goals))}
 

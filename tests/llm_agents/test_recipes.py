@@ -18,6 +18,7 @@ from llm_agents.errors import UserError
 from llm_agents.evaluation.judge import wording_columns
 from llm_agents.goal_encoder import GoalEncoder
 from llm_agents.grid_network import GridFeatures
+from llm_agents.memory import Experience, in_words
 from llm_agents.online import OnlineSettings, draw_rollouts, play
 from llm_agents.recipes import find_recipe
 from llm_agents.recipes.bc import BehaviourCloningConfig
@@ -137,6 +138,20 @@ def test_reward_comes_after_corrections(tmp_path):
     equal = [all(torch.equal(models[0][key], other[key]) for key in other) for other in models]
     assert equal == [True, True, False]
     assert not {e.seed for e in run.episodes("corrections")} & {e.seed for e in run.episodes("demonstrations")}
+
+
+@pytest.mark.parametrize("text_input", ["words", "phrases"])
+def test_what_is_remembered_is_written_in_few_tokens(text_input, tmp_path):
+    """Beside a vocabulary that never saw a memory, from goals and actions that both know."""
+    counts = []
+    for name, changes in {"without": {}, "with": {"memory": {}}}.items():
+        model = MODEL | {"text_input": text_input, "vocab_size": 1000}
+        _, config, run = make("ppo", tmp_path / name, language_model=model, **changes)
+        beginning = Beginning(config, run)
+        words = in_words(Experience("go to the red ball", ("go forward", "turn left"), success=True))
+        line = config.prompts.memory_line.format(memory=words)
+        counts.append(len(beginning.new_model().tokenizer(line)["input_ids"]))
+    assert counts[1] < 0.7 * counts[0]
 
 
 def test_corrections_follow_a_warm_start(tmp_path):
