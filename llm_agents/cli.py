@@ -92,17 +92,22 @@ def evaluate(options: Namespace) -> int:
 
 
 def compare(options: Namespace) -> int:
-    """Runs that differ in their seed as one result."""
+    """Runs that differ in their seed as one result; or beside as many of another config."""
     from llm_agents.console import print_markdown, wide_console
-    from llm_agents.evaluation.compare import References, compare, read_results, tables
+    from llm_agents.evaluation.compare import References, compare, contrast, contrast_tables, read_results, tables
     from llm_agents.recipes import find_recipe
     from llm_agents.run import Run
 
-    runs = [Run.open(folder) for folder in options.runs]
-    usual = find_recipe(runs[0].recipe).references(runs[0])
-    references = References(options.baseline or usual.baseline, options.oracle or usual.oracle)
+    runs = [Run.open(folder) for folder in [*options.runs, *options.against]]
+    results, count = read_results(runs, options.columns, options.by_family), len(options.runs)
+    if options.against:
+        shown = contrast_tables(contrast(results[:count], results[count:]), count)
+    else:
+        usual = find_recipe(runs[0].recipe).references(runs[0])
+        references = References(options.baseline or usual.baseline, options.oracle or usual.oracle)
+        shown = tables(compare(results, references), count)
     show = print_markdown if options.markdown else wide_console().print
-    for table in tables(compare(read_results(runs), references), len(runs)):
+    for table in shown:
         show(table)
     return 0
 
@@ -247,6 +252,15 @@ def _add_compare(commands: Any) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs judged on the same panels")
     parser.add_argument("--baseline", metavar="NAME", help="agent to be paired with (default: the recipe's)")
     parser.add_argument("--oracle", metavar="NAME", help="agent of which fractions are given (default: the recipe's)")
+    parser.add_argument(
+        "--against",
+        metavar="RUN",
+        nargs="+",
+        default=[],
+        help="as many runs of another config, in the same order of seeds: each agent is paired with its namesake",
+    )
+    parser.add_argument("--columns", metavar="NAME", nargs="+", default=[], help="show only these (default: all)")
+    parser.add_argument("--by-family", action="store_true", help="a column for each kind of goal")
     parser.add_argument("--markdown", action="store_true", help="tables for a README or a paper")
 
 

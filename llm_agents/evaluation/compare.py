@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from envs.goals import unknown
+from envs.goals import GoalSet, unknown
+from envs.language import LanguageTask
+from llm_agents.config import parse_config
 from llm_agents.console import agents_table
 from llm_agents.errors import UserError
-from llm_agents.evaluation.evaluate import Result, stored_panels
+from llm_agents.evaluation.evaluate import Result, StoredPanel, format_rate, stored_panels
+from llm_agents.evaluation.panel import Panel
 from llm_agents.evaluation.statistics import Estimate, over_seeds, paired_difference, success_rate
-from llm_agents.recipes import find_recipe
+from llm_agents.recipes import Recipe, find_recipe
 from llm_agents.run import Run
 
 Results = Mapping[str, Mapping[str, Result]]  # by column and agent
@@ -42,6 +47,19 @@ class Comparison:
     rates: dict[str, dict[str, Estimate]]
     differences: dict[str, dict[str, Estimate]]
     fractions: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Runs of one config beside runs of another, by agent and column; for the agents that both have.
+
+    Attributes:
+        differences: paired by seed and case, the runs less the others.
+    """
+
+    rates: dict[str, dict[str, Estimate]]
+    other_rates: dict[str, dict[str, Estimate]]
+    differences: dict[str, dict[str, Estimate]]
 
 
 def compare(runs: Sequence[Results], references: References) -> Comparison:
@@ -71,8 +89,34 @@ def compare(runs: Sequence[Results], references: References) -> Comparison:
     )
 
 
-def read_results(runs: Sequence[Run]) -> list[dict[str, dict[str, Result]]]:
+def contrast(runs: Sequence[Results], others: Sequence[Results]) -> Contrast:
+    """Runs beside as many others, on the same panels and in the same order of seeds.
+
+    Raises:
+        UserError: there are more of one than of the other, or no agent is in all of them.
+    """
+    if len(runs) != len(others):
+        raise UserError(f"{len(runs)} runs cannot be paired with {len(others)} others: give as many, in the same order")
+    columns = list(runs[0])
+    agents = [name for name in runs[0][columns[0]] if all(name in run[columns[0]] for run in others)]
+    if not agents:
+        raise UserError("the runs and the others have no agent of the same name")
+    scores, of_others = ({a: {c: _scores(side, c, a) for c in columns} for a in agents} for side in (runs, others))
+    return Contrast(
+        rates={a: {c: _rate(scores[a][c]) for c in columns} for a in agents},
+        other_rates={a: {c: _rate(of_others[a][c]) for c in columns} for a in agents},
+        differences={a: {c: paired_difference(scores[a][c], of_others[a][c]) for c in columns} for a in agents},
+    )
+
+
+def read_results(
+    runs: Sequence[Run], columns: Sequence[str] = (), by_family: bool = False
+) -> list[dict[str, dict[str, Result]]]:
     """The stored results of runs, on the panels that all of them were judged on; agents in the recipe's order.
+
+    Args:
+        columns: those that are wanted, in this order; all by default.
+        by_family: a column for each family of goals instead of one for the panel.
 
     Raises:
         UserError: there is no such panel.
@@ -81,8 +125,44 @@ def read_results(runs: Sequence[Run]) -> list[dict[str, dict[str, Result]]]:
     shared = [key for key in stored[0] if all(key in panels for panels in stored)]
     if not shared:
         raise UserError("the runs were not judged on a panel they share: evaluate them with the same options first")
-    order = find_recipe(runs[0].recipe).agent_names(runs[0])
-    return [{panels[key].column: _in_order(panels[key].results, order) for key in shared} for panels in stored]
+    keys = {stored[0][key].column: key for key in shared}
+    for column in columns:
+        if column not in keys:
+            raise UserError(unknown("column", column, list(keys)))
+    recipe = find_recipe(runs[0].recipe)
+    order = recipe.agent_names(runs[0])
+    split = partial(_by_family, _make_task(recipe, runs[0]).goal_set) if by_family else _as_it_is
+    return [
+        {
+            part.column: _in_order(part.results, order)
+            for column in columns or keys
+            for part in split(replace(panels[keys[column]], column=column))
+        }
+        for panels in stored
+    ]
+
+
+def _make_task(recipe: Recipe, run: Run) -> LanguageTask:
+    return recipe.make_env(parse_config(recipe.Config, run.config, str(run.folder))).task
+
+
+def _as_it_is(panel: StoredPanel) -> list[StoredPanel]:
+    return [panel]
+
+
+def _by_family(goals: GoalSet, panel: StoredPanel) -> list[StoredPanel]:
+    """A panel for each family of its goals."""
+    families = defaultdict(list)
+    for number, case in enumerate(panel.panel.cases):
+        families[goals.find(case.goal_id).family].append(number)
+    return [
+        StoredPanel(
+            f"{panel.column}: {family} ({len(numbers)})",
+            Panel(tuple(panel.panel.cases[number] for number in numbers)),
+            {name: result.of_cases(numbers) for name, result in panel.results.items()},
+        )
+        for family, numbers in sorted(families.items())
+    ]
 
 
 def _in_order(results: Mapping[str, Result], order: Sequence[str]) -> dict[str, Result]:
@@ -91,19 +171,30 @@ def _in_order(results: Mapping[str, Result], order: Sequence[str]) -> dict[str, 
 
 def tables(comparison: Comparison, num_runs: int) -> list[Table]:
     """Three tables to print: rates, differences, fractions."""
-    over = f"{num_runs} seeds" if num_runs > 1 else "one seed"
-    rates = _table(
-        f"success rate, 95 % interval, {over}", comparison.rates, lambda e: f"{e.value:.3f} [{e.low:.2f}, {e.high:.2f}]"
-    )
-    differences = _table(
-        f"paired difference from {comparison.references.baseline}, 95 % interval, {over}",
-        comparison.differences,
-        lambda e: f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]",
-    )
-    fractions = _table(
-        f"fraction of {comparison.references.oracle}", comparison.fractions, lambda value: f"{value:.2f}"
-    )
-    return [rates, differences, fractions]
+    over, references = _over(num_runs), comparison.references
+    return [
+        _table(f"success rate, {over}", comparison.rates, format_rate),
+        _table(f"paired difference from {references.baseline}, {over}", comparison.differences, _format_difference),
+        _table(f"fraction of {references.oracle}", comparison.fractions, lambda value: f"{value:.2f}"),
+    ]
+
+
+def contrast_tables(contrast: Contrast, num_runs: int) -> list[Table]:
+    """Three tables to print: rates, rates of the others, differences."""
+    over = _over(num_runs)
+    return [
+        _table(f"success rate, {over}", contrast.rates, format_rate),
+        _table(f"success rate of the others, {over}", contrast.other_rates, format_rate),
+        _table(f"paired difference from the others, {over}", contrast.differences, _format_difference),
+    ]
+
+
+def _format_difference(found: Estimate) -> str:
+    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def _over(num_runs: int) -> str:
+    return f"95 % interval, {num_runs} seeds" if num_runs > 1 else "95 % interval, one seed"
 
 
 def _table(title: str, rows: Mapping[str, Mapping], show) -> Table:

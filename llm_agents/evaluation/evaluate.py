@@ -52,6 +52,14 @@ class Result:
     returns: list[float]
     lengths: list[int]
 
+    def of_cases(self, cases: Sequence[int]) -> Result:
+        """On a part of the panel, by the numbers of its cases."""
+        return Result(
+            outcomes=[self.outcomes[case] for case in cases],
+            returns=[self.returns[case] for case in cases],
+            lengths=[self.lengths[case] for case in cases],
+        )
+
     @property
     def successes(self) -> int:
         return sum(self.outcomes)

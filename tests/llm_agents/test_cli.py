@@ -82,6 +82,8 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture):
         ("evaluate done --split easy --episodes 2 --json tiny.yaml/a.json", "cannot be written"),
         ("compare done nowhere", "nowhere is not a run folder"),
         ("compare done --baseline randm", "unknown agent 'randm': did you mean random"),
+        ("compare done --columns esy", "unknown column 'esy': did you mean easy"),
+        ("compare done done --against done", "2 runs cannot be paired with 1 others"),
         ("report nowhere", "nowhere is not a run folder"),
         ("envs chek ClevrRobot-v0", "invalid choice: 'chek'"),
         ("envs check ClevrRobt-v0", "did you mean ClevrRobot-v0"),
@@ -208,6 +210,37 @@ def test_compare_says_over_how_many_runs(run_folder: str, capsys: pytest.Capture
     capsys.readouterr()
     assert cli.main(["compare", run_folder, run_folder, "--markdown"]) == 0
     assert "success rate, 95 % interval, 2 seeds:" in capsys.readouterr().out
+
+
+def test_compare_by_family_parts_each_panel(run_folder: str, capsys: pytest.CaptureFixture):
+    capsys.readouterr()
+    whole, parts = {}, {}
+    for found, option in ((whole, []), (parts, ["--by-family"])):
+        assert cli.main(["compare", run_folder, "--markdown", "--columns", "rephrase (new)", *option]) == 0
+        found |= read_tables(capsys.readouterr().out)[0]
+    for agent, row in parts.items():
+        successes = sum(int(column.split("(")[-1][:-1]) * float(rate.split()[0]) for column, rate in row.items())
+        assert all(column.startswith("rephrase (new): ") for column in row)
+        assert whole[agent].keys() == {"rephrase (new)"}
+        assert successes / 4 == pytest.approx(float(whole[agent]["rephrase (new)"].split()[0]), abs=0.001)
+
+
+def test_compare_pairs_runs_with_runs_of_another_config(run_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Each agent with its namesake: here one that plays as the expert in the first run and at random in the other."""
+    other = tmp_path / "other"
+    shutil.copytree(run_folder, other)
+    for path in (other / "evaluation").rglob("expert.json"):
+        shutil.copy(path.with_name("random.json"), path)
+    panels = {stored.column: stored.results for stored in stored_panels(Run.open(run_folder))}
+    capsys.readouterr()
+    assert cli.main(["compare", run_folder, "--against", str(other), "--markdown"]) == 0
+    rates, others, differences = read_tables(capsys.readouterr().out)
+    for column, results in panels.items():
+        assert rates["expert"][column] == format_rate(results["expert"].rate)
+        assert others["expert"][column] == format_rate(results["random"].rate)
+        difference = np.mean(np.subtract(results["expert"].outcomes, results["random"].outcomes))
+        assert differences["expert"][column].startswith(f"{difference:+.2f} [")
+        assert differences["random"][column] == "+0.00 [+0.00, +0.00]"
 
 
 def test_report_prints_where_it_is(run_folder: str, capsys: pytest.CaptureFixture):
