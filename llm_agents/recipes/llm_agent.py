@@ -128,8 +128,8 @@ class Beginning:
         settings = self.config.warm_start
         if not settings.num_demonstrations or self.run.has_finished(START):
             return
+        lm = self.new_model()  # before anything is collected, as it may not be there
         episodes = self._collect("demonstrations", ExpertAgent, 0, settings.num_demonstrations)
-        lm = self.new_model()
         fit(self._cloning(lm), settings, self._warm_start_data(lm, episodes, settings).batch, self.run, START)
 
     def correct(self, make_agent: Callable[[LanguageTask], CorrectedAgent]) -> None:

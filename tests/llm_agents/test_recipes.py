@@ -140,6 +140,13 @@ def test_reward_comes_after_corrections(tmp_path):
     assert not {e.seed for e in run.episodes("corrections")} & {e.seed for e in run.episodes("demonstrations")}
 
 
+def test_a_model_that_is_not_there_is_missed_before_anything_is_collected(tmp_path):
+    recipe, config, run = make("ppo", tmp_path / "run", language_model={"name": "nobody/no-model"})
+    with pytest.raises(UserError, match="cannot be loaded"):
+        recipe.run(config, run)
+    assert not run.episodes("demonstrations").files
+
+
 @pytest.mark.parametrize("text_input", ["words", "phrases"])
 def test_what_is_remembered_is_written_in_few_tokens(text_input, tmp_path):
     """Beside a vocabulary that never saw a memory, from goals and actions that both know."""
