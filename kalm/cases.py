@@ -8,6 +8,7 @@ import numpy as np
 
 from envs.goals import Goal, Split
 from envs.language import LanguageTask
+from llm_agents.errors import UserError
 from llm_agents.evaluation.panel import Wordings, phrasings
 from llm_agents.rollout import Case
 
@@ -28,11 +29,17 @@ def imagination_cases(task: LanguageTask, split: Split, count: int, seed: int) -
 
 
 def _draw(task: LanguageTask, split: Split, stage: str, count: int, seed: int, wordings: Wordings) -> list[Case]:
-    """The same number of cases for each family; in it, each (goal, wording) as often as any other."""
+    """The same number of cases for each family; in it, each (goal, wording) as often as any other.
+
+    Raises:
+        UserError: there would be none for each.
+    """
     rng = np.random.default_rng([seed, _SEEDS[stage]])
     families: dict[str, list[tuple[Goal, str]]] = defaultdict(list)
     for goal in task.goals(split):
         families[goal.family] += [(goal, words) for words in phrasings(goal, wordings)]
+    if 0 < count < len(families):
+        raise UserError(f"{count} cases ({stage}) cannot be shared among {len(families)} families of {split!r} goals")
     cases = []
     for name in sorted(families):
         said = families[name]

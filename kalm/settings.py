@@ -34,11 +34,11 @@ class ImaginationSettings(Settings):
 
     ways: tuple[Way, ...] = ("greedy", "sample", "search", "search_mlp")
     """Each way makes a data set of its own, and a policy trained on it."""
-    num_rephrase: int = Field(2_400, ge=0)
+    num_rephrase: int = Field(2_400, ge=1)
     """Cases for known goals in the given half of their new wordings."""
-    num_easy: int = Field(600, ge=0)
+    num_easy: int = Field(600, ge=1)
     """Cases for goals of the split ``easy``."""
-    num_hard: int = Field(2_400, ge=0)
+    num_hard: int = Field(2_400, ge=1)
     """Cases for goals of the split ``hard``, the same number for each family."""
 
 

@@ -97,12 +97,15 @@ class Stages:
         return [way for way in self.config.imagination.ways if self.run.episodes(f"imagined_{way}").files]
 
     def check(self) -> None:
-        """See whether the environment's actions are of a kind that can be learned, before anything is collected.
+        """See whether the environment's actions are of a kind that can be learned, and whether there are cases enough
+        for each kind of goal, before anything is collected.
 
         Raises:
-            UserError: they are not.
+            UserError: they are not, or there are not.
         """
         ALGORITHMS[self.config.policy.algorithm].check(self.actions)
+        for split in UNSEEN:
+            self._cases(split)
 
     def panels(self) -> dict[str, Panel]:
         """What the run's agents are judged on at the end, by column."""

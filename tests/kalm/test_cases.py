@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from kalm.cases import imagination_cases, training_cases
+from llm_agents.errors import UserError
 from llm_agents.evaluation.panel import make_panel, phrasings
 
 STAGES = ("real", "play", "gate")
@@ -52,6 +53,13 @@ def test_families_and_what_is_said_in_them_are_equally_frequent(task, split):
     for family in sizes:
         said = Counter((case.goal_id, case.instruction) for case in cases if families[case.goal_id] == family)
         assert max(said.values()) - min(said.values()) <= (1 if max(said.values()) > 1 else 0)
+
+
+def test_fewer_cases_than_families_are_refused(task):
+    families = len({goal.family for goal in task.goals("hard")})
+    assert len(imagination_cases(task, "hard", families, seed=0)) == families
+    with pytest.raises(UserError, match=f"{families - 1} cases"):
+        imagination_cases(task, "hard", families - 1, seed=0)
 
 
 def test_seeds_of_training_never_meet_each_other_or_those_of_panels(task):
