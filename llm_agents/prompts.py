@@ -93,6 +93,14 @@ class PromptSettings(Settings):
             raise ValueError(f"{line!r} must say where the {field} stands, as {{{field}}}, and have no other braces")
         return line
 
+    @property
+    def frame(self) -> list[str]:
+        """What stands in every prompt around what it shows, line by line."""
+        lines = [self.preamble, self.goal_line.format(goal=""), self.observation_line.format(observation="")]
+        lines += [self.actions_line.format(actions="")] if self.list_actions else []
+        lines += [self.action_line.format(action="")] if self.num_past_actions else []
+        return [line.strip() for line in (*lines, self.ending) if line.strip()]
+
     @model_validator(mode="after")
     def _shows_observations_with_actions(self) -> PromptSettings:
         if self.num_past_observations > self.num_past_actions:

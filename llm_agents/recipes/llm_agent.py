@@ -176,7 +176,8 @@ class Beginning:
             if self.config.memory is not None:
                 memory = in_words(narrator.experience(self.task, episode))
                 texts[self.config.prompts.memory_line.format(memory=memory)] += 1
-        texts[self.config.prompts.ending] += NUM_CORPUS_EPISODES
+        for line in self.config.prompts.frame:
+            texts[line] += NUM_CORPUS_EPISODES
         return {"texts": dict(sorted(texts.items())), "goal_words": words_of(sorted(goals))}
 
 

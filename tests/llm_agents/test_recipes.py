@@ -1,5 +1,6 @@
 """Recipes for agents that are trained on reward: what they play, what they learn from, and how they go on."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -145,6 +146,19 @@ def test_a_model_that_is_not_there_is_missed_before_anything_is_collected(tmp_pa
     with pytest.raises(UserError, match="cannot be loaded"):
         recipe.run(config, run)
     assert not run.episodes("demonstrations").files
+
+
+@pytest.mark.parametrize("text_input", ["words", "phrases"])
+def test_what_stands_in_every_prompt_is_written_in_words(text_input, tmp_path):
+    """And not letter by letter, though the environment never says it."""
+    prompts = {"preamble": "Find what you are asked for."}
+    model = MODEL | {"text_input": text_input, "vocab_size": 1000}
+    _, config, run = make("ppo", tmp_path / "run", language_model=model, prompts=prompts)
+    tokenizer = Beginning(config, run).new_model().tokenizer
+    assert len(config.prompts.frame) == 6
+    for line in config.prompts.frame:
+        words = re.findall(r"\w+|[^\w\s]", line)
+        assert len(tokenizer(line, add_special_tokens=False)["input_ids"]) <= len(words)
 
 
 @pytest.mark.parametrize("text_input", ["words", "phrases"])
