@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := offline,babyai,meta-world,sb3,dev
 
-.PHONY: install demo results test test-slow lint bench
+.PHONY: install demo results results-text test test-slow lint bench
 
 ## Everything into .venv, in the versions of constraints.txt; again only when one of these two files changes.
 install: .venv/.installed
@@ -41,3 +41,15 @@ results: install
 	  $(BIN)/llm-agents train configs/kalm/clevr_robot.yaml --run runs/clevr_robot-$$seed --resume --seed $$seed || exit 1; \
 	done
 	$(BIN)/llm-agents compare runs/clevr_robot-0 runs/clevr_robot-1 runs/clevr_robot-2
+
+## The table of the LLM agents, with the symbolic baseline: three seeds, on panels that no setting was chosen by.
+results-text: install
+	for seed in 3 4 5; do \
+	  for recipe in ppo sb3; do \
+	    $(BIN)/llm-agents train configs/$$recipe/babyai_mixed.yaml --run runs/$$recipe-mixed-$$seed --resume \
+	      --seed $$seed --evaluation.panel_seed 1 || exit 1; \
+	  done; \
+	done
+	for recipe in ppo sb3; do \
+	  $(BIN)/llm-agents compare runs/$$recipe-mixed-3 runs/$$recipe-mixed-4 runs/$$recipe-mixed-5 || exit 1; \
+	done

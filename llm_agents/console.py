@@ -7,6 +7,7 @@ import sys
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 TABLE_WIDTH = 160  # columns, where the output is no terminal
 UNLIMITED = 10_000  # columns
@@ -20,6 +21,11 @@ def wide_console() -> Console:
 def agents_table(title: str) -> Table:
     """A table with a row for each agent, whose name is never cut however many columns there are."""
     return Table(Column("agent", no_wrap=True), title=title)
+
+
+def add_numbers(table: Table, header: str) -> None:
+    """A column of numbers; where there are many columns, headers and numbers go over several lines, and none is cut."""
+    table.add_column(Text(header), justify="right", overflow="fold")
 
 
 def print_markdown(table: Table) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from envs.goals import GoalSet, unknown
 from envs.language import LanguageTask
 from llm_agents.config import parse_config
-from llm_agents.console import agents_table
+from llm_agents.console import add_numbers, agents_table
 from llm_agents.errors import UserError
 from llm_agents.evaluation.evaluate import Result, StoredPanel, format_rate, stored_panels
 from llm_agents.evaluation.panel import Panel
@@ -200,7 +200,7 @@ def _over(num_runs: int) -> str:
 def _table(title: str, rows: Mapping[str, Mapping], show) -> Table:
     table = agents_table(title)
     for column in next(iter(rows.values()), {}):
-        table.add_column(Text(column), justify="right")
+        add_numbers(table, column)
     for name, row in rows.items():
         table.add_row(Text(name), *[Text(show(value)) for value in row.values()])
     return table

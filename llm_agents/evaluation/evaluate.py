@@ -18,7 +18,7 @@ from envs.episodes import Episode
 from envs.goals import unknown
 from envs.language import LanguageEnv, LanguageTask
 from llm_agents.config import Settings, parse_config
-from llm_agents.console import agents_table
+from llm_agents.console import add_numbers, agents_table
 from llm_agents.errors import UserError
 from llm_agents.evaluation.panel import Column, Panel, make_panel
 from llm_agents.evaluation.statistics import Estimate, success_rate
@@ -148,7 +148,7 @@ def results_table(results: Mapping[str, Mapping[str, Result]], panels: Mapping[s
     """Agents down, columns across; each cell a success rate with its interval, each header the panel's hash."""
     table = agents_table("success rate with 95 % interval")
     for column in results:
-        table.add_column(Text(f"{column}\n{panels[column].hash}"), justify="right")
+        add_numbers(table, f"{column}\n{panels[column].hash}")
     for name in next(iter(results.values()), {}):
         table.add_row(Text(name), *[Text(format_rate(row[name].rate)) for row in results.values()])
     return table
