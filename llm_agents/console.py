@@ -30,9 +30,10 @@ def add_numbers(table: Table, header: str) -> None:
 
 def print_markdown(table: Table) -> None:
     """A table as Markdown has it, below its title."""
-    print(f"{table.title}:\n")
+    title = str(table.title)
     table.title, table.box = None, box.MARKDOWN
     console = Console(width=UNLIMITED)
     with console.capture() as captured:
         console.print(table)
-    print(captured.get().strip(), end="\n\n")
+    # By the console, which ends quietly where nobody reads any more, as in `| head`.
+    console.print(Text(f"{title}:\n\n{captured.get().strip()}\n"))

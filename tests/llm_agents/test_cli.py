@@ -212,6 +212,24 @@ def test_compare_says_over_how_many_runs(run_folder: str, capsys: pytest.Capture
     assert "success rate, 95 % interval, 2 seeds:" in capsys.readouterr().out
 
 
+def test_a_table_that_nobody_reads_to_its_end_stops_quietly():
+    """As before `| head`."""
+    script = """
+from rich.table import Table
+from llm_agents.console import print_markdown
+
+table = Table("numbers", title="many")
+for number in range(10_000):
+    table.add_row(str(number))
+print_markdown(table)
+"""
+    asked = [sys.executable, "-c", script]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline() == "many:\n"
+        running.stdout.close()
+        assert running.stderr.read() == ""
+
+
 def test_compare_by_family_parts_each_panel(run_folder: str, capsys: pytest.CaptureFixture):
     capsys.readouterr()
     whole, parts = {}, {}
