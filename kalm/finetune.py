@@ -33,12 +33,11 @@ from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.config import Settings, parse_config
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
-from llm_agents.evaluation.compare import References
 from llm_agents.evaluation.evaluate import EvaluationSettings, make_panels
 from llm_agents.evaluation.judge import judge
 from llm_agents.evaluation.panel import Column
 from llm_agents.goal_encoder import GoalEncoder, PackedFeatures
-from llm_agents.recipes import Recipe
+from llm_agents.recipes import Recipe, References
 from llm_agents.rollout import Agent
 from llm_agents.run import Run
 from llm_agents.sb3_training import GoalObservation, SB3TrainingSettings, Training

@@ -15,10 +15,9 @@ from kalm.summary import BASELINE, ORACLE, summarize
 from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
-from llm_agents.evaluation.compare import References
 from llm_agents.evaluation.judge import judge
 from llm_agents.evaluation.panel import Column
-from llm_agents.recipes import Recipe
+from llm_agents.recipes import Recipe, References
 from llm_agents.rollout import Agent
 from llm_agents.run import Run
 

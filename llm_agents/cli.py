@@ -94,8 +94,8 @@ def evaluate(options: Namespace) -> int:
 def compare(options: Namespace) -> int:
     """Runs that differ in their seed as one result; or beside as many of another config."""
     from llm_agents.console import print_markdown, wide_console
-    from llm_agents.evaluation.compare import References, compare, contrast, contrast_tables, read_results, tables
-    from llm_agents.recipes import find_recipe
+    from llm_agents.evaluation.compare import compare, contrast, contrast_tables, read_results, tables
+    from llm_agents.recipes import References, find_recipe
     from llm_agents.run import Run
 
     runs = [Run.open(folder) for folder in [*options.runs, *options.against]]

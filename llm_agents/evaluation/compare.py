@@ -20,23 +20,10 @@ from llm_agents.errors import UserError
 from llm_agents.evaluation.evaluate import Result, StoredPanel, format_rate, stored_panels
 from llm_agents.evaluation.panel import Panel
 from llm_agents.evaluation.statistics import Estimate, over_seeds, paired_difference, success_rate
-from llm_agents.recipes import Recipe, find_recipe
+from llm_agents.recipes import Recipe, References, find_recipe
 from llm_agents.run import Run
 
 Results = Mapping[str, Mapping[str, Result]]  # by column and agent
-
-
-@dataclass(frozen=True)
-class References:
-    """The agents that the others are set beside.
-
-    Attributes:
-        baseline: it is paired with all others, case by case and seed by seed.
-        oracle: of it the fraction is reported.
-    """
-
-    baseline: str
-    oracle: str
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ A recipe of your own is one class with the methods of `Recipe`, named in your pa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,12 +22,24 @@ from llm_agents.errors import UserError
 
 if TYPE_CHECKING:
     from envs.language import LanguageEnv
-    from llm_agents.evaluation.compare import References
     from llm_agents.evaluation.panel import Column
     from llm_agents.rollout import Agent
     from llm_agents.run import Run
 
 GROUP = "llm_agents.recipes"
+
+
+@dataclass(frozen=True)
+class References:
+    """The agents that the others are set beside.
+
+    Attributes:
+        baseline: it is paired with all others, case by case and seed by seed.
+        oracle: of it the fraction is reported.
+    """
+
+    baseline: str
+    oracle: str
 
 
 class Recipe(Protocol):

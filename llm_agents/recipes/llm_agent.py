@@ -27,14 +27,13 @@ from llm_agents.corrections import CorrectedAgent, CorrectionData, CorrectionSet
 from llm_agents.devices import describe_device, find_device
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
-from llm_agents.evaluation.compare import References
 from llm_agents.evaluation.evaluate import EvaluationSettings, make_panels
 from llm_agents.evaluation.judge import judge, wording_columns
 from llm_agents.evaluation.panel import Column, Panel
 from llm_agents.language_model import LanguageModel, LanguageModelSettings
 from llm_agents.memory import MemorySettings, TextualMemory, in_words, restored, word_overlap
 from llm_agents.prompts import Narrator, PromptSettings
-from llm_agents.recipes import Recipe
+from llm_agents.recipes import Recipe, References
 from llm_agents.rollout import Agent, numbered_rollout, rollout
 from llm_agents.run import Run
 from llm_agents.training import fit, load_weights, seeded

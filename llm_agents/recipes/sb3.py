@@ -22,13 +22,12 @@ from llm_agents.agents import ExpertAgent, RandomAgent
 from llm_agents.config import Settings, parse_config
 from llm_agents.environments import make_environment
 from llm_agents.errors import UserError
-from llm_agents.evaluation.compare import References
 from llm_agents.evaluation.evaluate import EvaluationSettings, make_panels
 from llm_agents.evaluation.judge import judge, wording_columns
 from llm_agents.evaluation.panel import Column
 from llm_agents.goal_encoder import DEFAULT_ENCODER, GoalEncoder
 from llm_agents.grid_network import GridFeatures
-from llm_agents.recipes import Recipe
+from llm_agents.recipes import Recipe, References
 from llm_agents.rollout import Agent, Decision, Lane
 from llm_agents.run import Run
 from llm_agents.sb3_training import GoalObservation, SB3TrainingSettings, SentenceEmbeddings, Training, observe

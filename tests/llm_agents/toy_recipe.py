@@ -8,10 +8,9 @@ from envs.clevr_robot import make
 from envs.language import LanguageEnv
 from llm_agents.agents import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.config import Settings
-from llm_agents.evaluation.compare import References
 from llm_agents.evaluation.evaluate import evaluate_run, make_panels
 from llm_agents.evaluation.panel import Column
-from llm_agents.recipes import Recipe
+from llm_agents.recipes import Recipe, References
 from llm_agents.rollout import Agent, rollout
 from llm_agents.run import Run
 
