@@ -98,6 +98,8 @@ def compare(options: Namespace) -> int:
     from llm_agents.recipes import References, find_recipe
     from llm_agents.run import Run
 
+    if options.against and (options.baseline or options.oracle):
+        raise UserError("--against pairs each agent with its namesake: leave out --baseline and --oracle")
     runs = [Run.open(folder) for folder in [*options.runs, *options.against]]
     results, count = read_results(runs, options.columns, options.by_family), len(options.runs)
     if options.against:

@@ -1,4 +1,4 @@
-"""Several runs of one recipe, which differ in their seed, as one result: means, differences, fractions."""
+"""Several runs of one recipe, which differ in their seed, as one result, alone or beside as many of another config."""
 
 from __future__ import annotations
 
@@ -166,13 +166,13 @@ def tables(comparison: Comparison, num_runs: int) -> list[Table]:
     ]
 
 
-def contrast_tables(contrast: Contrast, num_runs: int) -> list[Table]:
+def contrast_tables(found: Contrast, num_runs: int) -> list[Table]:
     """Three tables to print: rates, rates of the others, differences."""
     over = _over(num_runs)
     return [
-        _table(f"success rate, {over}", contrast.rates, format_rate),
-        _table(f"success rate of the others, {over}", contrast.other_rates, format_rate),
-        _table(f"paired difference from the others, {over}", contrast.differences, _format_difference),
+        _table(f"success rate, {over}", found.rates, format_rate),
+        _table(f"success rate of the others, {over}", found.other_rates, format_rate),
+        _table(f"paired difference from the others, {over}", found.differences, _format_difference),
     ]
 
 
