@@ -2,78 +2,27 @@
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from llm_worlds import make_lm
+from recipe_runs import CONFIGS, CORRECTIONS, MODEL, ONLINE, ROUND, make
 from safetensors.torch import load_file
 
 from envs.babyai import make_text
-from envs.language import StateGrid
 from llm_agents import online, training
 from llm_agents.config import parse_config
 from llm_agents.errors import UserError
 from llm_agents.evaluation.judge import wording_columns
-from llm_agents.goal_encoder import GoalEncoder
-from llm_agents.grid_network import GridFeatures
 from llm_agents.memory import Experience, in_words
 from llm_agents.online import OnlineSettings, draw_rollouts, play
-from llm_agents.recipes import find_recipe
 from llm_agents.recipes.bc import BehaviourCloningConfig
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
 from llm_agents.recipes.llm_agent import Beginning
 from llm_agents.recipes.ppo import PPOConfig, PPOLearner, PPOLosses, PPORecipe
 from llm_agents.report.write import write_report
 from llm_agents.run import Run
-from llm_agents.sb3_training import SentenceEmbeddings
-
-MODEL = {
-    "text_input": "words",
-    "hidden_size": 16,
-    "num_layers": 1,
-    "num_heads": 2,
-    "vocab_size": 400,
-    "max_length": 256,
-}
-COMMON = {
-    "options": {"level": "BabyAI-GoToObjS4-v0"},
-    "num_workers": 1,
-    "evaluation": {"num_episodes": 2},
-}
-LLM = {
-    **COMMON,
-    "language_model": MODEL,
-    "prompts": {"list_actions": False},
-    "warm_start": {"num_demonstrations": 20, "num_steps": 6, "batch_size": 16},
-}
-ROUND = {"num_iterations": 3, "num_starts": 4, "num_envs": 8, "batch_size": 32, "micro_batch_size": 16}
-CORRECTIONS = {"num_episodes": 6, "num_steps": 4, "batch_size": 16}
-CONFIGS = {
-    "bc": {**LLM, "corrections": CORRECTIONS},
-    "ppo": {**LLM, "ppo": {**ROUND, "value_warmup": 1}},
-    "grpo": {**LLM, "text_agent": {"max_new_tokens": 4}, "grpo": {**ROUND, "group_size": 3, "kl_weight": 0.1}},
-    "sb3": {
-        **COMMON,
-        "sb3": {
-            "num_rounds": 3,
-            "steps_per_round": 64,
-            "num_envs": 2,
-            "num_steps": 32,
-            "batch_size": 32,
-            "hidden_size": 8,
-        },
-    },
-}
-ONLINE = ("ppo", "grpo", "sb3")
-
-
-def make(name: str, folder: Path, **changes):
-    recipe = find_recipe(name)
-    config = parse_config(recipe.Config, CONFIGS[name] | changes, name)
-    return recipe, config, Run.create(folder, name, config.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -178,61 +127,6 @@ def test_what_is_remembered_is_written_in_few_tokens(text_input, tmp_path):
 def test_corrections_follow_a_warm_start(tmp_path):
     with pytest.raises(UserError, match="corrections follow a warm start"):
         make("ppo", tmp_path / "run", corrections=CORRECTIONS, warm_start={})
-
-
-@pytest.mark.parametrize("network", ["mlp", "cnn"])
-def test_the_library_leaves_nothing_behind(network, tmp_path, monkeypatch):
-    """Its default logger makes a folder in the system's temporary one at each training."""
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    recipe, config, run = make("sb3", tmp_path / "run", sb3=CONFIGS["sb3"]["sb3"] | {"network": network})
-    recipe.run(config, run)
-    assert not list((tmp_path / "temporary").glob("SB3*"))
-    assert recipe.load_agent(run, "sb3+greedy")
-
-
-def test_convolutions_need_a_grid_in_the_state(tmp_path):
-    settings = CONFIGS["sb3"]["sb3"] | {"network": "cnn"}
-    changes = {"environment": "envs:ClevrRobot-v0", "options": {}, "sb3": settings}
-    recipe, config, run = make("sb3", tmp_path / "run", **changes)
-    with pytest.raises(UserError, match="cnn needs a grid in the state, and envs:ClevrRobot-v0 says of none") as error:
-        recipe.run(config, run)
-    assert "\n" not in str(error.value)
-
-
-def test_convolutions_see_the_grid_cell_by_cell_and_pass_the_rest_on():
-    """A change of one cell is seen in the cells up to two steps from it and nowhere else."""
-    width, height, depth, before, behind = 7, 5, 3, 2, 4
-    grid = StateGrid(before, (width, height, depth))
-    network = GridFeatures(spaces.Box(-1, 1, (before + grid.size + behind,)), grid)
-    state = torch.rand(1, before + grid.size + behind)
-    changed = state.clone()
-    changed[0, before : before + grid.size].view(grid.shape)[5, 1] += 1
-    features, others = (network(x)[:, : -before - behind].view(-1, width, height) for x in (state, changed))
-    columns, rows = (features != others).any(0).nonzero(as_tuple=True)
-    assert 3 <= columns.min() <= columns.max() <= 6
-    assert 0 <= rows.min() <= rows.max() <= 3
-    assert torch.equal(network(state)[:, -before - behind :], torch.cat([state[:, :before], state[:, -behind:]], 1))
-    assert network(state).shape[1] == network.features_dim
-
-
-def test_an_instruction_is_encoded_once_and_alone():
-    """So that its numbers are the same whatever was met before: beside longer texts the last bits differ."""
-    asked = []
-
-    class Spy(GoalEncoder):
-        def encode(self, texts):
-            asked.append(list(texts))
-            return super().encode(texts)
-
-    encoder = Spy.load()
-    embeddings = SentenceEmbeddings(encoder)
-    texts = ["go to the red ball", "pick up a key", "go to the red ball"]
-    found = [embeddings(text) for text in texts]
-    assert asked == [["go to the red ball"], ["pick up a key"]]
-    assert np.array_equal(found[0], found[2])
-    for text, embedding in zip(texts, found, strict=True):
-        assert np.array_equal(embedding, GoalEncoder.load().encode([text]).sentence_embedding()[0].numpy())
 
 
 def _logged(run: Run, stage: str) -> list[dict]:
