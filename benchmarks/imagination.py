@@ -19,10 +19,12 @@ from envs.episodes import Episode
 from kalm.action_space import DiscreteActions
 from kalm.cases import training_cases
 from kalm.dynamics import LMDynamics
-from kalm.imagination import GenerationSettings, generate, start_states
+from kalm.generation import GenerationSettings, generate
+from kalm.judging import start_states
 from kalm.trajectory_lm import Scale, TrajectoryLM
-from llm_agents.language_model import LanguageModel, concatenate
-from llm_agents.rollout import Case
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.padding import concatenate
+from llm_agents.rollouts.cases import Case
 
 NUM_ROLLOUTS = 64
 

@@ -24,11 +24,11 @@ from kalm.cases import training_cases
 from kalm.offline import ALGORITHMS, OfflineData, PolicySettings
 from kalm.trajectories import Trajectories, Transitions
 from kalm.trajectory_lm import Scale
-from llm_agents.agents import ExpertAgent
-from llm_agents.goal_encoder import GoalEncoder
-from llm_agents.rollout import rollout
-from llm_agents.run import Run
-from llm_agents.training import fit
+from llm_agents.agents.scripted import ExpertAgent
+from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.rollouts.rollout import rollout
+from llm_agents.runtime.run import Run
+from llm_agents.training.loop import fit
 
 NUM_EPISODES = 400
 NUM_STEPS = 100  # in one call of fit

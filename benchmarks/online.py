@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Comparison
-from llm_agents.language_model import LanguageModel
-from llm_agents.online import Learner, OnlineSettings, draw_rollouts, play, update
-from llm_agents.prompts import Narrator, Prompter
+from llm_agents.agents.prompts import Prompter
+from llm_agents.models.action_scorer import ActionScorer, ScorerSettings, action_ids
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.recipes.base import Beginning, LLMAgentConfig
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
-from llm_agents.recipes.llm_agent import Beginning, LLMAgentConfig
 from llm_agents.recipes.ppo import PPOConfig, PPOLearner
-from llm_agents.rollout import Lane
-from llm_agents.run import Run
-from llm_agents.scoring import ActionScorer, ScorerSettings, action_ids
+from llm_agents.rollouts.rollout import Lane
+from llm_agents.runtime.run import Run
+from llm_agents.training.online import Learner, OnlineSettings, draw_rollouts, play, update
 
 COMMON = {
     "options": {"level": "BabyAI-GoToLocal-v0"},
@@ -86,7 +86,7 @@ class PlainLoop:
         torch.manual_seed(0)
         self._lm: LanguageModel = beginning.new_model()
         self._tokenizer = self._lm.tokenizer
-        self._narrator, self._prompter = Narrator(config.prompts), Prompter(self._lm, config.prompts)
+        self._narrator, self._prompter = config.prompts.narrator(), Prompter(self._lm, config.prompts)
         self._optimizer = torch.optim.AdamW(self._lm.parameters(), lr=1e-4)
         self._env, self._seeds = beginning.make_env(), count()
         self._lane = self._reset()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from benchmarks.harness import Comparison
 from envs.clevr_robot.task import ClevrRobotTask
-from llm_agents.language_model import LanguageModel, pad_left
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.padding import pad_left
 
 NUM_TOKENS = 32
 

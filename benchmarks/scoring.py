@@ -13,9 +13,10 @@ from torch import Tensor
 
 from benchmarks.harness import Comparison
 from envs.clevr_robot.task import ACTION_TEXTS as PUSHES
-from llm_agents.language_model import LanguageModel, LanguageModelSettings
-from llm_agents.prompts import Moment, Past, Prompter, PromptSettings
-from llm_agents.scoring import ActionScorer, ScorerSettings, action_ids
+from llm_agents.agents.observations import Moment, Past
+from llm_agents.agents.prompts import Prompter, PromptSettings
+from llm_agents.models.action_scorer import ActionScorer, ScorerSettings, action_ids
+from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
 
 BATCH_SIZE = 8
 MOVES = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle")

@@ -24,9 +24,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_agents.config import Settings
-from llm_agents.errors import UserError
-from llm_agents.language_model import draw
+from llm_agents.models.sampling import draw
+from llm_agents.runtime.config import Settings
+from llm_agents.runtime.errors import UserError
 
 
 class ProposalSettings(Settings):

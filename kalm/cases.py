@@ -8,9 +8,8 @@ import numpy as np
 
 from envs.goals import Goal, Split
 from envs.language import LanguageTask
-from llm_agents.errors import UserError
-from llm_agents.evaluation.panel import Wordings, phrasings
-from llm_agents.rollout import Case
+from llm_agents.rollouts.cases import Case, Wordings, phrasings
+from llm_agents.runtime.errors import UserError
 
 # Panels start at 10**6; what is learned from stays below, whatever the run's seed is.
 _SEEDS = {"real": 0, "play": 200_000, "gate": 300_000, "rephrase": 400_000, "easy": 500_000, "hard": 600_000}

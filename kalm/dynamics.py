@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kalm.action_space import ActionSpace
-from kalm.grounding import read_actions
 from kalm.trajectories import Transitions
-from kalm.trajectory_lm import Scale, TrajectoryLM
-from llm_agents.training import Batch, OptimizerSettings
+from kalm.trajectory_lm import Scale, TrajectoryLM, read_actions
+from llm_agents.training.loop import Batch, OptimizerSettings
 
 
 class Dynamics(Protocol):

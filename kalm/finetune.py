@@ -29,19 +29,19 @@ from kalm.recipe import KalmRecipe
 from kalm.settings import KalmConfig
 from kalm.stages import COLUMNS
 from kalm.trajectory_lm import Scale
-from llm_agents.agents import ExpertAgent, RandomAgent
-from llm_agents.config import Settings, parse_config
-from llm_agents.environments import make_environment
-from llm_agents.errors import UserError
-from llm_agents.evaluation.evaluate import EvaluationSettings, make_panels
-from llm_agents.evaluation.judge import judge
-from llm_agents.evaluation.panel import Column
-from llm_agents.goal_encoder import GoalEncoder, PackedFeatures
-from llm_agents.recipes import Recipe, References
-from llm_agents.rollout import Agent
-from llm_agents.run import Run
-from llm_agents.sb3_training import GoalObservation, SB3TrainingSettings, Training
-from llm_agents.training import load_weights, seeded
+from llm_agents.agents.scripted import ExpertAgent, RandomAgent
+from llm_agents.evaluation.evaluate import EvaluationSettings, judge, make_panels
+from llm_agents.models.text_encoder import GoalEncoder, PackedFeatures
+from llm_agents.registry.environments import make_environment
+from llm_agents.registry.recipes import Recipe, References
+from llm_agents.rollouts.panels import Column
+from llm_agents.rollouts.rollout import Agent
+from llm_agents.runtime.config import Settings, parse_config
+from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.run import Run
+from llm_agents.runtime.streams import seeded
+from llm_agents.training.checkpoints import load_weights
+from llm_agents.training.sb3 import GoalObservation, SB3TrainingSettings, Training
 
 START, NAME = "start", "finetuned"
 
@@ -178,7 +178,7 @@ def make_training(config: FinetuneConfig, agent: PolicyAgent, networks: ActorCri
 class TextRows:
     """The row that an instruction has in an encoder's cache: one number that stands for its token features.
 
-    Texts are encoded one by one, see `llm_agents.sb3_training.SentenceEmbeddings`.
+    Texts are encoded one by one, see `llm_agents.training.sb3.SentenceEmbeddings`.
     """
 
     size = 1

@@ -25,12 +25,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kalm.trajectories import Trajectories, Transitions
-from kalm.trajectory_lm import TrajectoryLM
-from llm_agents.config import Settings
-from llm_agents.training import Batch, OptimizerSettings
+from kalm.trajectory_lm import TrajectoryLM, read_actions
+from llm_agents.runtime.config import Settings
+from llm_agents.training.loop import Batch, OptimizerSettings
 
 HELD_OUT_SHARE = 0.02
+
+
 NUM_HELD_OUT = 512
+
+
 LENGTH_BLOCK = 8
 
 
@@ -186,25 +190,6 @@ class Grounding(nn.Module):
     def _change_loss(self, hidden: Tensor, states: Tensor, next_states: Tensor) -> Tensor:
         target = (next_states - states) / self.model.step_std
         return F.mse_loss(self.model.scaled_change(hidden), target)
-
-
-def read_actions(model: TrajectoryLM, states: Tensor, actions: Tensor) -> Tensor:
-    """Hidden states (N, K, H) at K actions, each of them taken in the state (N, D) as if it were the only one.
-
-    One packed forward: every action attends to the prompt, the state and itself, and stands at the same position.
-    """
-    num_rows, num_actions = actions.shape[:2]
-    prompt, _ = model.marker("dynamics", num_rows)
-    repeated = states[:, None].expand(-1, num_actions, -1)
-    embeds = torch.cat([prompt, model.embed_states(states)[:, None], model.embed_actions(repeated, actions)], 1)
-    shared = prompt.shape[1] + 1
-    length = shared + num_actions
-    sees = torch.ones(length, length, dtype=torch.bool, device=states.device).tril()
-    sees[shared:, shared:] = torch.eye(num_actions, dtype=torch.bool, device=states.device)
-    positions = torch.arange(length, device=states.device).clamp_max(shared)
-    mask = sees.expand(num_rows, 1, length, length)
-    hidden = model.lm.hidden_states(embeds, mask, positions=positions.expand(num_rows, -1))
-    return hidden[:, shared:]
 
 
 class GroundingData:

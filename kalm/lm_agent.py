@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from kalm.trajectory_lm import TrajectoryLM
-from llm_agents.rollout import Decision, Lane
+from llm_agents.rollouts.rollout import Decision, Lane
 
 
 class TrajectoryLMAgent:

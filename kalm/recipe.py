@@ -12,14 +12,14 @@ from kalm.lm_agent import TrajectoryLMAgent
 from kalm.settings import KalmConfig, Way
 from kalm.stages import COLUMNS, Stages
 from kalm.summary import BASELINE, ORACLE, summarize
-from llm_agents.agents import ExpertAgent, RandomAgent
-from llm_agents.environments import make_environment
-from llm_agents.errors import UserError
-from llm_agents.evaluation.judge import judge
-from llm_agents.evaluation.panel import Column
-from llm_agents.recipes import Recipe, References
-from llm_agents.rollout import Agent
-from llm_agents.run import Run
+from llm_agents.agents.scripted import ExpertAgent, RandomAgent
+from llm_agents.evaluation.evaluate import judge
+from llm_agents.registry.environments import make_environment
+from llm_agents.registry.recipes import Recipe, References
+from llm_agents.rollouts.panels import Column
+from llm_agents.rollouts.rollout import Agent
+from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.run import Run
 
 
 class KalmRecipe(Recipe):

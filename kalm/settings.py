@@ -7,13 +7,14 @@ from typing import Literal
 from pydantic import Field
 
 from kalm.dynamics import MLPDynamicsSettings
+from kalm.generation import GenerationSettings
 from kalm.grounding import GroundingSettings
-from kalm.imagination import GenerationSettings, SearchSettings
 from kalm.offline import PolicySettings
+from kalm.planning import SearchSettings
 from kalm.verification import VerificationSettings
-from llm_agents.config import Settings
 from llm_agents.evaluation.evaluate import EvaluationSettings
-from llm_agents.language_model import LanguageModelSettings
+from llm_agents.models.language_model import LanguageModelSettings
+from llm_agents.runtime.config import Settings
 
 Way = Literal["greedy", "sample", "search", "search_mlp"]
 

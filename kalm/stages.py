@@ -15,26 +15,32 @@ from envs.language import LanguageEnv, LanguageTask
 from kalm.action_space import ActionSpace, action_space
 from kalm.cases import imagination_cases, training_cases
 from kalm.dynamics import Dynamics, LMDynamics, MLPDynamics, transition_batch
+from kalm.generation import generate
 from kalm.grounding import Grounding, GroundingData
-from kalm.imagination import generate, search, start_states
+from kalm.judging import start_states
 from kalm.offline import ALGORITHMS, OfflineAlgorithm, OfflineData, PolicyAgent
+from kalm.planning import search
 from kalm.settings import KalmConfig, Way
 from kalm.trajectories import Trajectories, Transitions
 from kalm.trajectory_lm import Scale, TrajectoryLM
 from kalm.verification import Verdict, first_kept, quality_gate, replay, verdict_row, verify
-from llm_agents.agents import ExpertAgent, NoisyAgent, RandomAgent
-from llm_agents.collect import collect
-from llm_agents.devices import describe_device, find_device, to_device
-from llm_agents.environments import make_environment
-from llm_agents.errors import UserError
+from llm_agents.agents.scripted import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.evaluation.evaluate import evaluate_agent, make_panels
-from llm_agents.evaluation.panel import Column, Panel, make_panel
-from llm_agents.goal_encoder import GoalEncoder
-from llm_agents.language_model import TINY, LanguageModel
-from llm_agents.parallel import in_processes
-from llm_agents.rollout import Agent, Case
-from llm_agents.run import Run
-from llm_agents.training import fit, load_weights, progress_bar, seeded, watch_progress
+from llm_agents.models.language_model import TINY, LanguageModel
+from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.registry.environments import make_environment
+from llm_agents.rollouts.cases import Case
+from llm_agents.rollouts.collect import collect
+from llm_agents.rollouts.panels import Column, Panel, make_panel
+from llm_agents.rollouts.rollout import Agent
+from llm_agents.runtime.devices import describe_device, find_device, to_device
+from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.parallel import in_processes
+from llm_agents.runtime.progress import progress_bar, watch_progress
+from llm_agents.runtime.run import Run
+from llm_agents.runtime.streams import seeded
+from llm_agents.training.checkpoints import load_weights
+from llm_agents.training.loop import fit
 
 UNSEEN: tuple[Split, ...] = ("rephrase", "easy", "hard")
 COLUMNS = (

@@ -18,7 +18,28 @@ import torch
 from torch import Tensor, nn
 
 from kalm.action_space import ActionSpace
-from llm_agents.language_model import LanguageModel, concatenate
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.padding import concatenate
+
+
+def read_actions(model: TrajectoryLM, states: Tensor, actions: Tensor) -> Tensor:
+    """Hidden states (N, K, H) at K actions, each of them taken in the state (N, D) as if it were the only one.
+
+    One packed forward: every action attends to the prompt, the state and itself, and stands at the same position.
+    """
+    num_rows, num_actions = actions.shape[:2]
+    prompt, _ = model.marker("dynamics", num_rows)
+    repeated = states[:, None].expand(-1, num_actions, -1)
+    embeds = torch.cat([prompt, model.embed_states(states)[:, None], model.embed_actions(repeated, actions)], 1)
+    shared = prompt.shape[1] + 1
+    length = shared + num_actions
+    sees = torch.ones(length, length, dtype=torch.bool, device=states.device).tril()
+    sees[shared:, shared:] = torch.eye(num_actions, dtype=torch.bool, device=states.device)
+    positions = torch.arange(length, device=states.device).clamp_max(shared)
+    mask = sees.expand(num_rows, 1, length, length)
+    hidden = model.lm.hidden_states(embeds, mask, positions=positions.expand(num_rows, -1))
+    return hidden[:, shared:]
+
 
 MARKERS = ("goal", "rollout", "dynamics", "start", "end")
 

@@ -3,10 +3,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from second_device import second_device
+from helpers.second_device import second_device
 
-from llm_agents import language_model
-from llm_agents.devices import find_device
+from llm_agents.models import language_model
+from llm_agents.runtime.devices import find_device
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)

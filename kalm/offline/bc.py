@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kalm.offline.policy import OfflineAlgorithm
-from llm_agents.training import Batch
+from llm_agents.training.loop import Batch
 
 
 class BehaviourCloning(OfflineAlgorithm):

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from kalm.action_space import ActionSpace
 from kalm.offline.policy import OfflineAlgorithm, PolicySettings
 from kalm.trajectory_lm import Scale
-from llm_agents.errors import UserError
-from llm_agents.training import Batch
+from llm_agents.runtime.errors import UserError
+from llm_agents.training.loop import Batch
 
 
 class ConservativeQLearning(OfflineAlgorithm):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kalm.trajectories import Trajectories
-from llm_agents.goal_encoder import GoalEncoder
-from llm_agents.training import Batch
+from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.training.loop import Batch
 
 
 class OfflineData:

@@ -10,7 +10,7 @@ from kalm.action_space import ActionSpace
 from kalm.offline.cql import move_target
 from kalm.offline.policy import OfflineAlgorithm, PolicySettings
 from kalm.trajectory_lm import Scale
-from llm_agents.training import Batch
+from llm_agents.training.loop import Batch
 
 MAX_WEIGHT = 100.0
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kalm.trajectory_lm import Scale
-from llm_agents.goal_encoder import PackedFeatures
+from llm_agents.models.text_encoder import PackedFeatures
 
 
 class AttentionPooling(nn.Module):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from kalm.action_space import ActionSpace
 from kalm.offline.networks import GoalConditionedMLP
 from kalm.trajectory_lm import Scale
-from llm_agents.devices import device_of, to_device
-from llm_agents.goal_encoder import GoalEncoder, PackedFeatures
-from llm_agents.rollout import Decision, Lane
-from llm_agents.training import Batch, OptimizerSettings
+from llm_agents.models.text_encoder import GoalEncoder, PackedFeatures
+from llm_agents.rollouts.rollout import Decision, Lane
+from llm_agents.runtime.devices import device_of, to_device
+from llm_agents.training.loop import Batch, OptimizerSettings
 
 
 class PolicySettings(OptimizerSettings):

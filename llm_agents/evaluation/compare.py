@@ -9,19 +9,16 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
-from rich.text import Text
 
 from envs.goals import GoalSet, unknown
 from envs.language import LanguageTask
-from llm_agents.config import parse_config
-from llm_agents.console import add_numbers, agents_table
-from llm_agents.errors import UserError
-from llm_agents.evaluation.evaluate import Result, StoredPanel, format_rate, stored_panels
-from llm_agents.evaluation.panel import Panel
+from llm_agents.evaluation.results import Result, StoredPanel, stored_panels
 from llm_agents.evaluation.statistics import Estimate, over_seeds, paired_difference, success_rate
-from llm_agents.recipes import Recipe, References, find_recipe
-from llm_agents.run import Run
+from llm_agents.registry.recipes import Recipe, References, find_recipe
+from llm_agents.rollouts.panels import Panel
+from llm_agents.runtime.config import parse_config
+from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.run import Run
 
 Results = Mapping[str, Mapping[str, Result]]  # by column and agent
 
@@ -154,43 +151,6 @@ def _by_family(goals: GoalSet, panel: StoredPanel) -> list[StoredPanel]:
 
 def _in_order(results: Mapping[str, Result], order: Sequence[str]) -> dict[str, Result]:
     return {name: results[name] for name in [*order, *results] if name in results}
-
-
-def tables(comparison: Comparison, num_runs: int) -> list[Table]:
-    """Three tables to print: rates, differences, fractions."""
-    over, references = _over(num_runs), comparison.references
-    return [
-        _table(f"success rate, {over}", comparison.rates, format_rate),
-        _table(f"paired difference from {references.baseline}, {over}", comparison.differences, _format_difference),
-        _table(f"fraction of {references.oracle}", comparison.fractions, lambda value: f"{value:.2f}"),
-    ]
-
-
-def contrast_tables(found: Contrast, num_runs: int) -> list[Table]:
-    """Three tables to print: rates, rates of the others, differences."""
-    over = _over(num_runs)
-    return [
-        _table(f"success rate, {over}", found.rates, format_rate),
-        _table(f"success rate of the others, {over}", found.other_rates, format_rate),
-        _table(f"paired difference from the others, {over}", found.differences, _format_difference),
-    ]
-
-
-def _format_difference(found: Estimate) -> str:
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
-
-
-def _over(num_runs: int) -> str:
-    return f"95 % interval, {num_runs} seeds" if num_runs > 1 else "95 % interval, one seed"
-
-
-def _table(title: str, rows: Mapping[str, Mapping], show) -> Table:
-    table = agents_table(title)
-    for column in next(iter(rows.values()), {}):
-        add_numbers(table, column)
-    for name, row in rows.items():
-        table.add_row(Text(name), *[Text(show(value)) for value in row.values()])
-    return table
 
 
 def _rate(scores: NDArray[np.float64]) -> Estimate:

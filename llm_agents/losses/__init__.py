@@ -11,13 +11,13 @@ names are the same everywhere:
 - ``value/explained_variance``, ``value/clip_fraction``
 """
 
-from llm_agents.losses.grpo import VARIANTS, Variant, grpo_loss
-from llm_agents.losses.kl import KlEstimator, kl_estimate, kl_loss
-from llm_agents.losses.ppo import entropy, entropy_loss, explained_variance, policy_loss, value_loss
-from llm_agents.losses.ratio import RatioLevel, importance_ratio, log_ratio
-from llm_agents.losses.reinforce import reinforce_loss
+from llm_agents.losses.policy.grpo import VARIANTS, Variant, grpo_loss
+from llm_agents.losses.policy.kl import KlEstimator, kl_estimate, kl_loss
+from llm_agents.losses.policy.ppo import entropy, entropy_loss, explained_variance, policy_loss, value_loss
+from llm_agents.losses.policy.ratio import RatioLevel, importance_ratio, log_ratio
+from llm_agents.losses.policy.reinforce import reinforce_loss
+from llm_agents.losses.policy.trust_region import conjugate_gradient, natural_gradient_step, trpo_step
 from llm_agents.losses.tokens import Aggregation, token_weights
-from llm_agents.losses.trust_region import conjugate_gradient, natural_gradient_step, trpo_step
 
 __all__ = [
     "VARIANTS",

@@ -6,12 +6,14 @@ from typing import Any
 
 from pydantic import Field
 
-from llm_agents.recipes.llm_agent import Beginning, LLMAgentConfig, LLMAgentRecipe, WarmStartSettings
-from llm_agents.rollout import Agent
-from llm_agents.run import Run
-from llm_agents.scoring import ActionScorer, ScorerSettings
-from llm_agents.scoring_agent import ScoringAgent
-from llm_agents.training import load_weights, seeded
+from llm_agents.agents.scoring import ScoringAgent
+from llm_agents.models.action_scorer import ActionScorer, ScorerSettings
+from llm_agents.recipes.base import Beginning, LLMAgentConfig, LLMAgentRecipe
+from llm_agents.rollouts.rollout import Agent
+from llm_agents.runtime.run import Run
+from llm_agents.runtime.streams import seeded
+from llm_agents.training.checkpoints import load_weights
+from llm_agents.training.warm_start import WarmStartSettings
 
 
 class ScoringConfig(LLMAgentConfig):

@@ -1,7 +1,7 @@
 """Group-relative methods for an LLM that acts in free text: GRPO, Dr. GRPO, DAPO, GSPO, RLOO, and GiGPO's step credit.
 
 `llm-agents train configs/grpo/babyai_goto.yaml`. Episodes of a group share goal and start; each is compared with the
-others. What was sampled is trained on as it was sampled, token by token (`llm_agents.sequences`).
+others. What was sampled is trained on as it was sampled, token by token (`llm_agents.training.sequences`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from envs.episodes import Episode
-from llm_agents.credit import GroupCredit, centre, gigpo_advantages, state_hash
-from llm_agents.language_model import LanguageModel
+from llm_agents.agents.memory import TextualMemory
+from llm_agents.agents.text import TextAgent, TextAgentSettings
+from llm_agents.credit.groups import GroupCredit, centre, gigpo_advantages, state_hash
 from llm_agents.losses import VARIANTS, KlEstimator, grpo_loss, kl_loss, token_weights
-from llm_agents.memory import TextualMemory
-from llm_agents.online import OnlineSettings, train_online, trained_parameters
-from llm_agents.recipes.llm_agent import Beginning, LLMAgentConfig, LLMAgentRecipe
-from llm_agents.rollout import Agent
-from llm_agents.run import Run
-from llm_agents.sequences import TokenSequence, join_turns, sampled_log_probs, stack
-from llm_agents.text_agent import TextAgent, TextAgentSettings
-from llm_agents.training import load_weights
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.recipes.base import Beginning, LLMAgentConfig, LLMAgentRecipe
+from llm_agents.rollouts.rollout import Agent
+from llm_agents.runtime.run import Run
+from llm_agents.training.checkpoints import load_weights
+from llm_agents.training.online import OnlineSettings, train_online, trained_parameters
+from llm_agents.training.sequences import TokenSequence, join_turns, sampled_log_probs, stack
 
 
 class GRPOSettings(OnlineSettings):
@@ -36,7 +36,7 @@ class GRPOSettings(OnlineSettings):
     """Episodes that share goal and start. Their discounted returns are compared, so that of two successes the earlier
     is the better; with ``discount: 1`` all that counts is whether there was one."""
     variant: Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo"] = "grpo"
-    """Whose advantages, ratios and averages; see `llm_agents.losses.grpo`."""
+    """Whose advantages, ratios and averages; see `llm_agents.losses.policy.grpo`."""
     step_weight: float = Field(0.0, ge=0)
     """GiGPO: weight of the comparison with steps of the group that were taken in the same state; 0 for none. For
     rewritten prompts, where a step is a sequence of its own."""

@@ -16,17 +16,16 @@ from torch import Tensor
 
 from envs.episodes import Episode, Turn
 from envs.language import LanguageTask
-from llm_agents.credit import gae, whiten
-from llm_agents.errors import UserError
+from llm_agents.agents.memory import TextualMemory
+from llm_agents.agents.scoring import ScoringAgent
+from llm_agents.credit.gae import gae, whiten
 from llm_agents.losses import entropy, entropy_loss, explained_variance, policy_loss, token_weights, value_loss
-from llm_agents.memory import TextualMemory
-from llm_agents.online import OnlineSettings, train_online, trained_parameters
-from llm_agents.prompts import Narrator
+from llm_agents.models.action_scorer import ActionScorer
+from llm_agents.recipes.base import Beginning
 from llm_agents.recipes.bc import ScoringConfig, ScoringRecipe
-from llm_agents.recipes.llm_agent import Beginning
-from llm_agents.run import Run
-from llm_agents.scoring import ActionScorer
-from llm_agents.scoring_agent import ScoringAgent
+from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.run import Run
+from llm_agents.training.online import OnlineSettings, train_online, trained_parameters
 
 MIN_VARIANCE = 1e-4  # of returns that hardly differ
 
@@ -92,7 +91,7 @@ class PPOLearner:
         self.agent = ScoringAgent(scorer, config.prompts, memory=memory)
         self.memory = memory
         self._settings, self._task = config.ppo, task
-        self._narrator = Narrator(config.prompts, memory)
+        self._narrator = config.prompts.narrator(memory)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The language model, and the value head at a rate of its own."""

@@ -1,6 +1,6 @@
 """PPO of stable-baselines3 on the state and the goal's sentence embedding: the symbolic baseline of the LLM agents.
 
-``llm-agents train configs/sb3/babyai_goto.yaml``. See `llm_agents.sb3_training` for the training, and
+``llm-agents train configs/sb3/babyai_goto.yaml``. See `llm_agents.training.sb3` for the training, and
 `kalm.finetune` for the same from a policy that was trained offline.
 """
 
@@ -18,20 +18,19 @@ from stable_baselines3 import PPO
 
 from envs.goals import unknown
 from envs.language import LanguageEnv
-from llm_agents.agents import ExpertAgent, RandomAgent
-from llm_agents.config import Settings, parse_config
-from llm_agents.environments import make_environment
-from llm_agents.errors import UserError
-from llm_agents.evaluation.evaluate import EvaluationSettings, make_panels
-from llm_agents.evaluation.judge import judge, wording_columns
-from llm_agents.evaluation.panel import Column
-from llm_agents.goal_encoder import DEFAULT_ENCODER, GoalEncoder
-from llm_agents.grid_network import GridFeatures
-from llm_agents.recipes import Recipe, References
-from llm_agents.rollout import Agent, Decision, Lane
-from llm_agents.run import Run
-from llm_agents.sb3_training import GoalObservation, SB3TrainingSettings, SentenceEmbeddings, Training, observe
-from llm_agents.training import load_weights
+from llm_agents.agents.scripted import ExpertAgent, RandomAgent
+from llm_agents.evaluation.evaluate import EvaluationSettings, judge, make_panels
+from llm_agents.models.grid_features import GridFeatures
+from llm_agents.models.text_encoder import DEFAULT_ENCODER, GoalEncoder
+from llm_agents.registry.environments import make_environment
+from llm_agents.registry.recipes import Recipe, References
+from llm_agents.rollouts.panels import Column, wording_columns
+from llm_agents.rollouts.rollout import Agent, Decision, Lane
+from llm_agents.runtime.config import Settings, parse_config
+from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.run import Run
+from llm_agents.training.checkpoints import load_weights
+from llm_agents.training.sb3 import GoalObservation, SB3TrainingSettings, SentenceEmbeddings, Training, observe
 
 NAME, GREEDY = "sb3", "+greedy"
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
-from llm_agents.prompts import Narrator, PromptSettings
-from llm_agents.run import Run
+from llm_agents.agents.observations import Narrator
+from llm_agents.runtime.run import Run
 
 NUM_GOALS = 4
 NUM_FRAMES = 6
@@ -115,7 +115,7 @@ def _steps(task: LanguageTask, episode: Episode) -> list[Step]:
     """The steps in words; none where actions have no words."""
     if task.action_texts(episode.states[0]) is None:
         return []
-    narrator = Narrator(PromptSettings())
+    narrator = Narrator()
     return [
         Step(task.describe(state), narrator.action_in_words(task, state, action) + (" (wrote none)" if invalid else ""))
         for state, action, invalid in zip(episode.states[:-1], episode.actions, _invalid(episode), strict=True)

@@ -12,12 +12,13 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from llm_agents.config import parse_config
-from llm_agents.evaluation.evaluate import StoredPanel, format_rate, stored_panels
-from llm_agents.recipes import Recipe
+from llm_agents.evaluation.results import StoredPanel, stored_panels
+from llm_agents.evaluation.tables import format_rate
+from llm_agents.registry.recipes import Recipe
 from llm_agents.report.charts import BarChart, Curve, bar_chart, curve, number
 from llm_agents.report.pictures import Strip, rollout_strips
-from llm_agents.run import Run, write_atomically
+from llm_agents.runtime.config import parse_config
+from llm_agents.runtime.run import Run, write_atomically
 
 
 @dataclass(frozen=True)

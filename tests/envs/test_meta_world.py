@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 pytest.importorskip("metaworld")
 
-from meta_world_states import EASY, HARD, TASK, TRAIN, goal, state
+from helpers.meta_world_states import EASY, HARD, TASK, TRAIN, goal, state
 
 from envs.goals import SPLITS, UnknownGoal
 from envs.language import InvalidAction, check_language_env

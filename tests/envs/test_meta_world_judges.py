@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("metaworld")
 
-from meta_world_states import EASY, HARD, TASK, TRAIN, goal, state
+from helpers.meta_world_states import EASY, HARD, TASK, TRAIN, goal, state
 
 from envs.meta_world.agreement import POLICIES, compare
 from envs.meta_world.expert import expert_action

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import VOCAB_SIZE, Grounded, MakeModel, save_models
+from helpers.small_models import VOCAB_SIZE, Grounded, MakeModel, save_models
+from helpers.worlds import WORLDS, World
 from transformers import set_seed
-from worlds import WORLDS, World
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
@@ -19,11 +19,11 @@ from kalm.cases import training_cases
 from kalm.grounding import Grounding, GroundingData, GroundingSettings, TaskShares
 from kalm.trajectories import Trajectories, Transitions
 from kalm.trajectory_lm import Scale, TrajectoryLM
-from llm_agents.agents import ExpertAgent, RandomAgent
-from llm_agents.goal_encoder import GoalEncoder
-from llm_agents.language_model import LanguageModel, LanguageModelSettings, LoraSettings
-from llm_agents.run import Run
-from llm_agents.training import fit
+from llm_agents.agents.scripted import ExpertAgent, RandomAgent
+from llm_agents.models.language_model import LanguageModel, LanguageModelSettings, LoraSettings
+from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.runtime.run import Run
+from llm_agents.training.loop import fit
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from helpers.worlds import BOTH, World
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
-from worlds import BOTH, World
 
 from kalm.action_space import ContinuousActions, DiscreteActions, ProposalSettings, action_space
-from llm_agents.errors import UserError
+from llm_agents.runtime.errors import UserError
 
 LOW, HIGH = np.array([-1.0, 0.0, 10.0], np.float32), np.array([1.0, 0.3, 30.0], np.float32)
 BOX = ContinuousActions(LOW, HIGH, num_bins=21)

@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 
 from kalm.cases import imagination_cases, training_cases
-from llm_agents.errors import UserError
-from llm_agents.evaluation.panel import make_panel, phrasings
+from llm_agents.rollouts.cases import phrasings
+from llm_agents.rollouts.panels import make_panel
+from llm_agents.runtime.errors import UserError
 
 STAGES = ("real", "play", "gate")
 SPLITS = ("rephrase", "easy", "hard")

@@ -4,22 +4,24 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import point_mass
 import pytest
 import torch
-from point_mass import STRIDE, PointMassTask, make, move, right_action
+from helpers import point_mass
+from helpers.point_mass import STRIDE, PointMassTask, make, move, right_action
+from helpers.worlds import CONTINUOUS, WORLDS
 from torch import Tensor
-from worlds import CONTINUOUS, WORLDS
 
 from envs.episodes import Episode
 from envs.language import check_language_env
 from kalm.action_space import ProposalSettings
 from kalm.cases import imagination_cases, training_cases
 from kalm.dynamics import LMDynamics
-from kalm.imagination import GenerationSettings, SearchSettings, generate, search, start_states
+from kalm.generation import GenerationSettings, generate
+from kalm.judging import start_states
+from kalm.planning import SearchSettings, search
 from kalm.trajectory_lm import Scale
 from kalm.verification import VerificationSettings, replay, verify
-from llm_agents.rollout import Case
+from llm_agents.rollouts.cases import Case
 
 TASK, ACTIONS = PointMassTask(), WORLDS["point"].actions
 CASES = [case for split in ("easy", "hard") for case in imagination_cases(TASK, split, 12, seed=0)]

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from small_models import NAMES, MakeModel
-from worlds import BOTH, World
+from helpers.small_models import NAMES, MakeModel
+from helpers.worlds import BOTH, World
 
 from kalm.dynamics import Dynamics, LMDynamics, MLPDynamics, MLPDynamicsSettings, transition_batch
 from kalm.grounding import Grounding, GroundingSettings
 from kalm.trajectories import Transitions
-from llm_agents.run import Run
-from llm_agents.training import fit
+from llm_agents.runtime.run import Run
+from llm_agents.training.loop import fit
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 

@@ -17,13 +17,13 @@ from kalm.offline import PolicyAgent
 from kalm.recipe import KalmRecipe
 from kalm.settings import KalmConfig
 from kalm.stages import UNSEEN, Stages
-from llm_agents.config import parse_config
-from llm_agents.errors import UserError
-from llm_agents.evaluation.panel import make_panel
-from llm_agents.recipes import find_recipe
-from llm_agents.rollout import Lane
-from llm_agents.run import Run
-from llm_agents.sb3_training import Training, observe
+from llm_agents.registry.recipes import find_recipe
+from llm_agents.rollouts.panels import make_panel
+from llm_agents.rollouts.rollout import Lane
+from llm_agents.runtime.config import parse_config
+from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.run import Run
+from llm_agents.training.sb3 import Training, observe
 
 TINY = {
     "num_workers": 1,
@@ -41,7 +41,7 @@ SB3 = {
     "value_warmup": 1,
     "learning_rate": 1e-3,
 }
-ENVIRONMENTS = {"clevr": "envs:ClevrRobot-v0", "point": "point_mass:PointMass-v0"}
+ENVIRONMENTS = {"clevr": "envs:ClevrRobot-v0", "point": "helpers.point_mass:PointMass-v0"}
 
 
 @pytest.fixture(scope="module")

@@ -11,28 +11,31 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lanes import decide
+from helpers.lanes import decide
+from helpers.worlds import BOTH, World
 from transformers import BertConfig, BertModel
-from worlds import BOTH, World
 
 from kalm.action_space import ProposalSettings
 from kalm.cases import training_cases
 from kalm.dynamics import LMDynamics
+from kalm.generation import GenerationSettings, generate
 from kalm.grounding import Grounding, GroundingData, GroundingSettings
-from kalm.imagination import GenerationSettings, SearchSettings, generate, search, start_states
+from kalm.judging import start_states
 from kalm.lm_agent import TrajectoryLMAgent
 from kalm.offline import ALGORITHMS, OfflineData, PolicyAgent, PolicySettings
+from kalm.planning import SearchSettings, search
 from kalm.recipe import KalmRecipe
 from kalm.settings import KalmConfig
 from kalm.stages import Stages
 from kalm.trajectory_lm import Scale, TrajectoryLM
 from kalm.verification import VerificationSettings, verify
-from llm_agents.devices import describe_device, device_of, to_device
-from llm_agents.goal_encoder import GoalEncoder
-from llm_agents.language_model import LanguageModel, LanguageModelSettings
-from llm_agents.run import Run
-from llm_agents.training import fit, seeded
-from llm_agents.vocabulary import train_tokenizer
+from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
+from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.models.tokenizer import train_tokenizer
+from llm_agents.runtime.devices import describe_device, device_of, to_device
+from llm_agents.runtime.run import Run
+from llm_agents.runtime.streams import seeded
+from llm_agents.training.loop import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .*meta parameter:UserWarning")
 

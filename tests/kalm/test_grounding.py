@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from helpers.small_models import NAMES, Grounded, MakeModel
+from helpers.worlds import BOTH
 from pydantic import ValidationError
-from small_models import NAMES, Grounded, MakeModel
 from torch import Tensor
-from worlds import BOTH
 
 from kalm.cases import training_cases
-from kalm.grounding import Grounding, GroundingData, GroundingSettings, TaskShares, read_actions
+from kalm.grounding import Grounding, GroundingData, GroundingSettings, TaskShares
 from kalm.trajectories import Trajectories, Transitions
-from kalm.trajectory_lm import TrajectoryLM
-from llm_agents.run import Run
-from llm_agents.training import Batch, OptimizerSettings, fit, load_weights
+from kalm.trajectory_lm import TrajectoryLM, read_actions
+from llm_agents.runtime.run import Run
+from llm_agents.training.checkpoints import load_weights
+from llm_agents.training.loop import Batch, OptimizerSettings, fit
 
 TASKS = ("rollout", "dynamics", "consequence", "explanation")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}

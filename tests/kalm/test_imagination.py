@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from helpers.small_models import NAMES, Grounded, MakeModel
+from helpers.worlds import BOTH, ROOM, World
 from numpy.typing import NDArray
-from small_models import NAMES, Grounded, MakeModel
 from torch import Tensor
-from worlds import BOTH, ROOM, World
 
 from envs.babyai.room_task import BabyAIRoomTask
 from envs.clevr_robot import make
@@ -20,9 +20,11 @@ from envs.language import LanguageTask
 from kalm.action_space import DiscreteActions
 from kalm.cases import imagination_cases, training_cases
 from kalm.dynamics import LMDynamics, MLPDynamics, MLPDynamicsSettings
-from kalm.imagination import GenerationSettings, SearchSettings, generate, search, start_states
+from kalm.generation import GenerationSettings, generate
+from kalm.judging import start_states
+from kalm.planning import SearchSettings, search
 from kalm.trajectory_lm import Scale, TrajectoryLM
-from llm_agents.rollout import Case
+from llm_agents.rollouts.cases import Case
 
 TASK = ClevrRobotTask()
 ACTIONS = DiscreteActions(NUM_ACTIONS)

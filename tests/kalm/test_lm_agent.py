@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from lanes import assert_lanes_do_not_matter, decide
-from small_models import NAMES, Grounded, MakeModel
-from worlds import BOTH, NUM_BINS, World
+from helpers.lanes import assert_lanes_do_not_matter, decide
+from helpers.small_models import NAMES, Grounded, MakeModel
+from helpers.worlds import BOTH, NUM_BINS, World
 
 from kalm.cases import imagination_cases, training_cases
 from kalm.lm_agent import TrajectoryLMAgent
-from llm_agents.rollout import Case, rollout
+from llm_agents.rollouts.cases import Case
+from llm_agents.rollouts.rollout import rollout
 
 
 @BOTH

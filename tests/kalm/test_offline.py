@@ -6,28 +6,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.lanes import assert_lanes_do_not_matter, decide, start
+from helpers.worlds import BOTH, CONTINUOUS, WORLDS, World
 from hypothesis import given
 from hypothesis import strategies as st
-from lanes import assert_lanes_do_not_matter, decide, start
 from pydantic import ValidationError
 from torch import Tensor
-from worlds import BOTH, CONTINUOUS, WORLDS, World
 
 from envs.clevr_robot.env import NUM_ACTIONS
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
-from kalm.imagination import start_states
+from kalm.judging import start_states
 from kalm.offline import ALGORITHMS, OfflineAlgorithm, OfflineData, PolicyAgent, PolicySettings
 from kalm.offline.cql import ConservativeQLearning
 from kalm.offline.iql import MAX_WEIGHT, ImplicitQLearning, expectile_loss
 from kalm.offline.networks import AttentionPooling
 from kalm.trajectories import Trajectories
 from kalm.trajectory_lm import Scale
-from llm_agents.errors import UserError
-from llm_agents.goal_encoder import GoalEncoder, PackedFeatures
-from llm_agents.rollout import Case, rollout
-from llm_agents.run import CorruptCheckpoint, Run
-from llm_agents.training import Batch, fit, load_weights
+from llm_agents.models.text_encoder import GoalEncoder, PackedFeatures
+from llm_agents.rollouts.cases import Case
+from llm_agents.rollouts.rollout import rollout
+from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.run import CorruptCheckpoint, Run
+from llm_agents.training.checkpoints import load_weights
+from llm_agents.training.loop import Batch, fit
 
 TASK = ClevrRobotTask()
 # What is right to do depends on the goal alone. In CLEVR-Robot the goals differ in who stands where.

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from envs.clevr_robot import make
-from llm_agents.cli import main
-from llm_agents.run import Run
+from llm_agents.cli.main import main
+from llm_agents.runtime.run import Run
 
 AGENTS = [
     "random",
@@ -46,7 +46,7 @@ evaluation: {num_episodes: 4, num_validation: 4}
 
 CONTINUOUS = """
 recipe: kalm
-environment: point_mass:PointMass-v0
+environment: helpers.point_mass:PointMass-v0
 num_workers: 1
 action_bins: 11
 data: {num_rollouts: 200, num_play: 20}
@@ -155,7 +155,7 @@ def test_a_checkpoint_cut_short_is_named(folder, capsys):
 
 @pytest.mark.slow
 def test_the_same_recipe_runs_with_continuous_actions(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     path, folder = tmp_path / "point.yaml", tmp_path / "run"
     path.write_text(CONTINUOUS)
     assert main(["train", str(path), "--run", str(folder)]) == 0

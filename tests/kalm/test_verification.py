@@ -5,17 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers.worlds import ROOM
 from test_imagination import ACTIONS, Pushes, unasked
-from worlds import ROOM
 
 from envs.clevr_robot import make
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
 from kalm.cases import training_cases
-from kalm.imagination import SearchSettings, search, start_states
+from kalm.judging import start_states
+from kalm.planning import SearchSettings, search
 from kalm.trajectories import Trajectories
 from kalm.verification import Replay, VerificationSettings, quality_gate, replay, verdict_row, verify
-from llm_agents.errors import UserError
+from llm_agents.runtime.errors import UserError
 
 TASK = ClevrRobotTask()
 SETTINGS = VerificationSettings(max_disagreement=0.1)

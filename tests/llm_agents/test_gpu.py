@@ -11,24 +11,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from llm_worlds import ACTIONS, CASES, CORPUS, MODELS, make_env, make_lm
+from helpers.llm_worlds import ACTIONS, CASES, CORPUS, MODELS, make_env, make_lm
 from torch import Tensor, nn
 
-from llm_agents.devices import describe_device, device_of
+from llm_agents.agents.prompts import PromptSettings
+from llm_agents.agents.text import TextAgent, TextAgentSettings
 from llm_agents.evaluation.evaluate import evaluate_agent
-from llm_agents.evaluation.panel import make_panel
-from llm_agents.language_model import LanguageModel
-from llm_agents.prompts import PromptSettings
+from llm_agents.models.action_scorer import ActionScorer, ScorerSettings
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.recipes.base import Beginning, LLMAgentConfig, LLMAgentRecipe
 from llm_agents.recipes.bc import BehaviourCloningRecipe
 from llm_agents.recipes.grpo import GRPORecipe
-from llm_agents.recipes.llm_agent import Beginning, LLMAgentConfig, LLMAgentRecipe
 from llm_agents.recipes.ppo import PPORecipe
-from llm_agents.rollout import numbered_rollout
-from llm_agents.run import Run
-from llm_agents.scoring import ActionScorer, ScorerSettings
-from llm_agents.text_agent import TextAgent, TextAgentSettings
-from llm_agents.training import OptimizerSettings, fit, load_weights
-from llm_agents.warm_start import WarmStart
+from llm_agents.rollouts.panels import make_panel
+from llm_agents.rollouts.rollout import numbered_rollout
+from llm_agents.runtime.devices import describe_device, device_of
+from llm_agents.runtime.run import Run
+from llm_agents.training.checkpoints import load_weights
+from llm_agents.training.loop import OptimizerSettings, fit
+from llm_agents.training.warm_start import WarmStart
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .*meta parameter:UserWarning")
 

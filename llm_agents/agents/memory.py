@@ -1,0 +1,169 @@
+"""Textual memory: what was tried for similar goals, and how it ended, in words for the prompt.
+
+After Reflexion (Shinn et al., NeurIPS 2023), with a templated reflection in place of one that a large model writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import combinations, groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from torch.nn import functional as F
+
+from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.runtime.config import Settings
+
+MAX_SHOWN_ACTIONS = 8
+
+
+Similarity = Callable[[str, Sequence[str]], NDArray[np.floating]]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """An episode as it is remembered.
+
+    Attributes:
+        goal: the instruction.
+        actions: what was done, in words.
+        success: whether it ended well.
+    """
+
+    goal: str
+    actions: tuple[str, ...]
+    success: bool
+
+
+class MemorySettings(Settings):
+    """What is remembered and recalled."""
+
+    capacity: int = Field(1000, ge=1)
+    """How many goals are remembered; the one that was added to longest ago is forgotten first."""
+    num_recalled: int = Field(1, ge=1)
+    """How many experiences are recalled."""
+    min_similarity: float = Field(0.3, ge=0, le=1)
+    """Experiences of goals less similar than this are not recalled."""
+
+
+class TextualMemory:
+    """One experience for each goal: its shortest success, or its last failure where it never succeeded.
+
+    An agent only reads it. Add episodes between rollouts and not while one runs, or what is decided in an episode would
+    depend on which others ended before.
+
+    Args:
+        similarity: how similar a goal is to each of some others, at most 1: `word_overlap`, or `encoder_similarity`.
+    """
+
+    def __init__(self, settings: MemorySettings, similarity: Similarity) -> None:
+        self._settings = settings
+        self._similarity = similarity
+        self._experiences: OrderedDict[str, Experience] = OrderedDict()
+        self._recalled: dict[str, list[str]] = {}  # since the last `add`
+
+    def __len__(self) -> int:
+        return len(self._experiences)
+
+    @property
+    def experiences(self) -> list[Experience]:
+        """All that is remembered, added to longest ago first: `add` them to another memory to restore it."""
+        return list(self._experiences.values())
+
+    def add(self, experiences: Iterable[Experience]) -> None:
+        """Remember these, in their order."""
+        self._recalled.clear()
+        for new in experiences:
+            old = self._experiences.pop(new.goal, None)
+            self._experiences[new.goal] = new if old is None or _better(new, old) else old
+            if len(self._experiences) > self._settings.capacity:
+                self._experiences.popitem(last=False)
+
+    def recall(self, goal: str) -> list[str]:
+        """What is worth knowing for a goal, the most similar first."""
+        if goal not in self._recalled:
+            self._recalled[goal] = self._search(goal)
+        return self._recalled[goal]
+
+    def _search(self, goal: str) -> list[str]:
+        experiences = self.experiences
+        similarity = self._similarity(goal, [experience.goal for experience in experiences])
+        order = np.argsort(-similarity, kind="stable")[: self._settings.num_recalled]
+        return [in_words(experiences[i]) for i in order if similarity[i] >= self._settings.min_similarity]
+
+
+def restored(
+    settings: MemorySettings, similarity: Similarity, facts: Iterable[Mapping[str, Any]] = ()
+) -> TextualMemory:
+    """A memory that holds what `as_facts` wrote down."""
+    memory = TextualMemory(settings, similarity)
+    memory.add(Experience(fact["goal"], tuple(fact["actions"]), fact["success"]) for fact in facts)
+    return memory
+
+
+def as_facts(memory: TextualMemory | None) -> list[dict[str, Any]]:
+    """What is remembered, as JSON can hold it."""
+    return [] if memory is None else [asdict(experience) for experience in memory.experiences]
+
+
+def in_words(experience: Experience) -> str:
+    """An experience as it stands in a prompt; a failure with the lesson from it."""
+    done = _run_lengths(experience.actions)
+    if experience.success:
+        return f"'{experience.goal}' was reached by: {done}."
+    action, count = Counter(experience.actions).most_common(1)[0]
+    return (
+        f"'{experience.goal}' was not reached in {len(experience.actions)} steps by: {done}. "
+        f"{count} of them were '{action}': do something else more often."
+    )
+
+
+def word_overlap(goal: str, others: Sequence[str]) -> NDArray[np.floating]:
+    """The share of words, and of words that come one before another, that two goals share (Jaccard); for each other.
+
+    The order counts because "red left of blue" and "blue left of red" have the same words. Adjacent pairs would not do:
+    "the red ball left of the blue ball" has the same ones with the colours swapped.
+    """
+    pieces = _pieces(goal)
+    return np.array([len(pieces & _pieces(other)) / max(1, len(pieces | _pieces(other))) for other in others])
+
+
+def encoder_similarity(encoder: GoalEncoder) -> Similarity:
+    """The cosine between sentence embeddings. It knows synonyms, but hardly tells swapped arguments apart (see
+    `llm_agents.models.text_encoder`)."""
+
+    def similarity(goal: str, others: Sequence[str]) -> NDArray[np.floating]:
+        if not others:
+            return np.zeros(0)
+        embeddings = F.normalize(encoder.encode([goal, *others]).sentence_embedding(), dim=-1)
+        return (embeddings[1:] @ embeddings[0]).cpu().numpy()
+
+    return similarity
+
+
+def _better(new: Experience, old: Experience) -> bool:
+    """A later failure teaches more than an earlier one, a shorter success more than a longer one."""
+    if not (new.success and old.success):
+        return new.success or not old.success
+    return len(new.actions) <= len(old.actions)
+
+
+def _run_lengths(actions: Sequence[str]) -> str:
+    """Actions in their order, repeated ones counted; of many, the last."""
+    runs = [(action, len(list(group))) for action, group in groupby(actions)]
+    words = [action if count == 1 else f"{action} ({count} times)" for action, count in runs]
+    cut = ["..."] if len(words) > MAX_SHOWN_ACTIONS else []
+    return ", ".join([*cut, *words[-MAX_SHOWN_ACTIONS:]]) or "nothing"
+
+
+@lru_cache(maxsize=4096)
+def _pieces(text: str) -> frozenset[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return frozenset([*((word,) for word in words), *combinations(words, 2)])

@@ -1,0 +1,195 @@
+"""What an LLM agent is shown: the goal, what it sees, what it did, and what it may do; as text and as token ids.
+
+The default lines are those of GLAM (Carta et al., ICML 2023). A prompt is written line by line, and each line is turned
+into tokens by itself, so that a line has the same tokens in every prompt, and is tokenised once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from llm_agents.agents.memory import TextualMemory
+from llm_agents.agents.observations import Moment, Narrator, Past
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.runtime.config import Settings
+from llm_agents.runtime.errors import UserError
+
+MAX_CACHED_LINES = 50_000
+
+
+class PromptSettings(Settings):
+    """What stands in a prompt, and in which words."""
+
+    num_past_actions: int = Field(4, ge=0)
+    """How many of the last actions are shown."""
+    num_past_observations: int = Field(0, ge=0)
+    """How many of the last observations stand beside the actions that followed them (GLAM: 2 of each)."""
+    list_actions: bool = True
+    """Whether the admissible actions are listed."""
+    preamble: str = ""
+    """First line; nothing by default."""
+    actions_line: str = "Possible action of the agent: {actions}"
+    """Line with the admissible actions."""
+    goal_line: str = "Goal of the agent: {goal}"
+    """Line with the goal."""
+    goal_place: Literal["first", "last"] = "first"
+    """Whether the goal stands before what happened, or behind what is seen, at a fixed distance from the answer. From
+    which a small model learns faster depends on the tasks (docs/lab_notes.md)."""
+    memory_line: str = "Experience: {memory}"
+    """Line with something remembered."""
+    observation_line: str = "Observation: {observation}"
+    """Line with what is seen."""
+    action_line: str = "Action: {action}"
+    """Line with what was done."""
+    invalid_line: str = "That is not a possible action."
+    """Line that follows an answer that named no action."""
+    ending: str = "Action:"
+    """Last line, which the model continues."""
+
+    @field_validator("actions_line", "goal_line", "memory_line", "observation_line", "action_line")
+    @classmethod
+    def _names_its_field(cls, line: str, info) -> str:
+        field = info.field_name.removesuffix("_line")
+        try:
+            written = line.format(**{field: "\0"})
+        except (KeyError, IndexError, ValueError):
+            written = ""
+        if "\0" not in written:
+            raise ValueError(f"{line!r} must say where the {field} stands, as {{{field}}}, and have no other braces")
+        return line
+
+    @property
+    def frame(self) -> list[str]:
+        """What stands in every prompt around what it shows, line by line."""
+        lines = [self.preamble, self.goal_line.format(goal=""), self.observation_line.format(observation="")]
+        lines += [self.actions_line.format(actions="")] if self.list_actions else []
+        lines += [self.action_line.format(action="")] if self.num_past_actions else []
+        return [line.strip() for line in (*lines, self.ending) if line.strip()]
+
+    def narrator(self, memory: TextualMemory | None = None) -> Narrator:
+        """Tells as much of the past as these settings show."""
+        return Narrator(self.num_past_actions, self.num_past_observations, memory)
+
+    @model_validator(mode="after")
+    def _shows_observations_with_actions(self) -> PromptSettings:
+        if self.num_past_observations > self.num_past_actions:
+            raise ValueError(
+                f"num_past_observations ({self.num_past_observations}) may not exceed num_past_actions "
+                f"({self.num_past_actions}): a past observation stands beside the action that followed it"
+            )
+        return self
+
+
+class Prompter:
+    """Moments as token ids.
+
+    Args:
+        lm: whose vocabulary and window count.
+        settings: what is shown.
+
+    Raises:
+        UserError: the model does not read tokens of its own vocabulary.
+    """
+
+    def __init__(self, lm: LanguageModel, settings: PromptSettings) -> None:
+        if lm.encoder is not None:
+            raise UserError("an LLM agent reads tokens, not encoder features: set text_input to 'words' or 'phrases'")
+        self.settings = settings
+        self._lm = lm
+        self._cache: dict[str, list[int]] = {}
+        self._begin = [i for i in lm.tokenizer("")["input_ids"] if i == lm.tokenizer.bos_token_id]
+
+    def prompts(self, moments: Sequence[Moment], room: int) -> list[list[int]]:
+        """A whole prompt for each moment.
+
+        Where a prompt is longer than the window, the oldest past steps are left out, then the last memories.
+
+        Args:
+            room: tokens to be left free behind each prompt.
+
+        Raises:
+            UserError: a prompt is too long even without them.
+        """
+        if len(self._cache) > MAX_CACHED_LINES:
+            self._cache.clear()
+        self._tokenise(line for moment in moments for line in self.lines(moment))
+        return [self._fit(moment, self._lm.window - room) for moment in moments]
+
+    def lines(self, moment: Moment) -> list[str]:
+        """The lines of a prompt in which nothing is left out."""
+        past = [line for step in moment.past for line in self._past(step)]
+        return [*self._head(moment), *map(self._memory, moment.memories), *past, *self._tail(moment)]
+
+    def opening(self, moment: Moment) -> list[int]:
+        """What an append-only history begins with, before the first observation."""
+        return self._begin + self._ids([*self._head(moment), *map(self._memory, moment.memories)])
+
+    def next(self, moment: Moment, listed: Sequence[str]) -> list[int]:
+        """What follows in an append-only history: the observation, and the line to be continued.
+
+        Args:
+            listed: the actions that were admissible before; if others are now, they are listed again.
+        """
+        changed = self._actions(moment) if tuple(listed) != moment.actions else []
+        return self._ids([*changed, *self._tail(moment)])
+
+    def _fit(self, moment: Moment, window: int) -> list[int]:
+        head, tail = self._begin + self._ids(self._head(moment)), self._ids(self._tail(moment))
+        memories = [self._ids([self._memory(memory)]) for memory in moment.memories]
+        past = [self._ids(self._past(step)) for step in moment.past]
+        spare = window - len(head) - len(tail)
+        if spare < 0:
+            raise UserError(
+                f"a prompt of {len(head) + len(tail)} tokens without any history does not fit into the "
+                f"{max(0, window)} that the model's window of {self._lm.window} leaves"
+            )
+        num_memories = _how_many_fit(memories, spare)
+        spare -= sum(map(len, memories[:num_memories]))
+        num_past = _how_many_fit(past[::-1], spare) if num_memories == len(memories) else 0
+        parts = memories[:num_memories] + past[len(past) - num_past :]
+        return head + [token for part in parts for token in part] + tail
+
+    def _head(self, moment: Moment) -> list[str]:
+        preamble = [f"{self.settings.preamble}\n"] if self.settings.preamble else []
+        return [*preamble, *self._actions(moment), *self._goal(moment, "first")]
+
+    def _goal(self, moment: Moment, place: str) -> list[str]:
+        return [self.settings.goal_line.format(goal=moment.goal) + "\n"] if self.settings.goal_place == place else []
+
+    def _actions(self, moment: Moment) -> list[str]:
+        if not (self.settings.list_actions and moment.actions):
+            return []
+        return [self.settings.actions_line.format(actions=", ".join(moment.actions)) + "\n"]
+
+    def _memory(self, memory: str) -> str:
+        return self.settings.memory_line.format(memory=memory) + "\n"
+
+    def _past(self, step: Past) -> list[str]:
+        seen = [self._observation(step.observation)] if step.observation else []
+        return [*seen, self.settings.action_line.format(action=step.action) + "\n"]
+
+    def _observation(self, text: str) -> str:
+        return self.settings.observation_line.format(observation=text) + "\n"
+
+    def _tail(self, moment: Moment) -> list[str]:
+        invalid = [f"{self.settings.invalid_line}\n"] if moment.invalid else []
+        return [*invalid, self._observation(moment.observation), *self._goal(moment, "last"), self.settings.ending]
+
+    def _ids(self, lines: Sequence[str]) -> list[int]:
+        self._tokenise(lines)
+        return [token for line in lines for token in self._cache[line]]
+
+    def _tokenise(self, lines: Iterable[str]) -> None:
+        new = list(dict.fromkeys(line for line in lines if line not in self._cache))
+        if new:
+            ids = self._lm.tokenizer(new, add_special_tokens=False)["input_ids"]
+            self._cache.update(zip(new, ids, strict=True))
+
+
+def _how_many_fit(parts: Sequence[Sequence[int]], room: int) -> int:
+    """How many of the first parts have together at most ``room`` tokens."""
+    return int((np.cumsum([len(part) for part in parts]) <= room).sum())

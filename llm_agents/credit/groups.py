@@ -1,0 +1,213 @@
+"""Credit within a group of episodes that share goal and start."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llm_agents.credit.gae import discounted_returns
+from llm_agents.runtime.checks import require_finite_tensor, require_shape
+from llm_agents.runtime.errors import UserError
+
+Scale = Literal["group", "batch", "none"]
+
+
+STD_EPSILON = 1e-4  # as in TRL: with rewards of 0 and 1 it changes an advantage by less than a thousandth
+
+
+class GroupCredit(NamedTuple):
+    """What group methods give.
+
+    Attributes:
+        advantages: of the shape that the method states; zero where ``informative`` is false.
+        informative: of the same shape; false where nothing can be learnt because all that was compared is equal. Leave
+            these out of the loss's mask, or they dilute its mean.
+        metrics: ``credit/groups`` and ``credit/zero_variance_groups``, how many groups there were and how many of them
+            had nothing but equal rewards.
+    """
+
+    advantages: Tensor
+    informative: Tensor
+    metrics: dict[str, float]
+
+
+def group_relative_advantages(
+    rewards: Tensor, groups: Tensor, scale: Scale = "group", group_size: int | None = None
+) -> GroupCredit:
+    """Rewards relative to those of the same group, (N,).
+
+    ``A_i = (r_i - mean(r)) / (std(r) + 1e-4)`` with the group's mean
+
+    ``scale`` says whose standard deviation: the group's for GRPO (Shao et al., 2024, section 4.1.2); that of the whole
+    batch, which does not blow up groups that nearly agree; or none, for Dr. GRPO (Liu et al., 2025, section 3), which
+    shows that dividing favours goals that are too easy or too hard. It has Bessel's correction, as in TRL.
+
+    Args:
+        rewards: (N,), one an episode.
+        groups: (N,) integers; episodes of a group share one and need not be neighbours.
+        scale: ``group``, ``batch`` or ``none``.
+        group_size: how many members every group must have; None if groups may differ.
+
+    Raises:
+        UserError: a reward is not finite, a group has one member, or one has not ``group_size`` members.
+        ValueError: the groups are not integers or not as many as the rewards.
+    """
+    return _relative(rewards, _validated(rewards, groups, group_size), scale)
+
+
+def leave_one_out_advantages(rewards: Tensor, groups: Tensor, group_size: int | None = None) -> GroupCredit:
+    """Rewards relative to the mean of the *other* members of the group, (N,): RLOO (Ahmadian et al., ACL 2024).
+
+    ``A_i = r_i - sum_{j != i} r_j / (n - 1) = n / (n - 1) * (r_i - mean(r))``
+
+    The baseline does not depend on the episode that it judges, so the policy gradient stays unbiased.
+
+    Args and errors are those of `group_relative_advantages`.
+    """
+    members = _validated(rewards, groups, group_size)
+    sizes = members.sizes[members.index]
+    return _credit(sizes / (sizes - 1) * (rewards - members.mean(rewards)), rewards, members)
+
+
+def centre(advantages: Tensor, groups: Tensor) -> Tensor:
+    """Advantages (M,) less the mean of their group, where an episode is as many of the M as it has steps.
+
+    A baseline that counts each episode once is no baseline for steps: a failure lasts longer than a success, so that
+    most steps would be bad ones. What is pushed down takes probability from what was written and gives it to what never
+    was, until the model writes nonsense (docs/lab_notes.md). Where each episode is one of the M, nothing changes.
+
+    Args:
+        advantages: (M,), one a step.
+        groups: (M,) integers, that of each step's episode.
+
+    Returns:
+        (M,), with the mean zero in every group.
+    """
+    members, owners = groups.unique(return_inverse=True)
+    sums = advantages.new_zeros(len(members)).index_add(0, owners, advantages)
+    return advantages - (sums / owners.bincount(minlength=len(members)))[owners]
+
+
+def gigpo_advantages(
+    rewards: Tensor,
+    mask: Tensor,
+    states: Tensor,
+    groups: Tensor,
+    discount: float,
+    step_weight: float = 1.0,
+    scale: Scale = "group",
+    group_size: int | None = None,
+) -> GroupCredit:
+    """GiGPO (Feng et al., NeurIPS 2025): episodes compared within their group, steps among those from the same state.
+
+    ``A_{t,i} = A^E_i + step_weight * A^S_{t,i}``
+
+    ``A^E`` is `group_relative_advantages` of the undiscounted sums of rewards. ``A^S`` is the same of the discounted
+    returns, among all steps of the group's episodes that were taken in the same state; a step whose state was met only
+    once has none.
+
+    Args:
+        rewards: (T, N).
+        mask: (T, N) booleans, true for steps, false for padding after the end of an episode.
+        states: (T, N) integers that are equal where states are; see `state_hash`.
+        groups: (N,) integers; see `group_relative_advantages`.
+        discount: of the returns that steps are compared by, in [0, 1]; the paper has 0.95.
+        step_weight: the paper's omega, 1.
+        scale: of both advantages; ``batch`` takes the deviation over all episodes, or all steps.
+        group_size: as in `group_relative_advantages`.
+
+    Returns:
+        Advantages and ``informative`` of shape (T, N). A step counts as informative if its episode or its state is.
+        The metrics have ``credit/shared_states`` too: the share of steps whose state was met more than once.
+
+    Raises:
+        UserError: as in `group_relative_advantages`.
+    """
+    require_shape("mask", mask, rewards.shape)
+    require_shape("states", states, rewards.shape)
+    rewards = torch.where(mask, rewards, 0.0)
+    returns = discounted_returns(rewards, torch.zeros_like(mask), discount)[mask]
+    of_episodes = group_relative_advantages(rewards.sum(0), groups, scale, group_size)
+    places = torch.stack([groups.expand_as(states)[mask], states[mask]])
+    members = _Groups(torch.unique(places, dim=1, return_inverse=True)[1])
+    of_steps = _relative(returns, members, scale)
+    advantages, informative = torch.zeros_like(rewards), torch.zeros_like(mask)
+    advantages[mask] = of_episodes.advantages.expand_as(rewards)[mask] + step_weight * of_steps.advantages
+    informative[mask] = of_episodes.informative.expand_as(mask)[mask] | of_steps.informative
+    shared = (members.sizes[members.index] > 1).float().mean().item()
+    return GroupCredit(advantages, informative, of_episodes.metrics | {"credit/shared_states": shared})
+
+
+def state_hash(state: str | bytes) -> int:
+    """A 64-bit signed integer that is equal for equal states, in every process; see `gigpo_advantages`."""
+    data = state.encode() if isinstance(state, str) else state
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), signed=True)
+
+
+class _Groups:
+    """Which of N items belong together.
+
+    Attributes:
+        index: (N,), the number of each item's group.
+        sizes: (G,), how many items each group has.
+    """
+
+    def __init__(self, ids: Tensor) -> None:
+        _, self.index, self.sizes = torch.unique(ids, return_inverse=True, return_counts=True)
+
+    def mean(self, items: Tensor) -> Tensor:
+        """The mean of each item's group, (N,)."""
+        return (self._sum(items) / self.sizes)[self.index]
+
+    def std(self, items: Tensor) -> Tensor:
+        """The standard deviation of each item's group with Bessel's correction, (N,); zero in a group of one."""
+        squares = self._sum((items - self.mean(items)) ** 2)
+        return (squares / (self.sizes - 1).clamp_min(1)).sqrt()[self.index]
+
+    def agree(self, items: Tensor) -> Tensor:
+        """Whether all items of a group are equal, (G,)."""
+        # Not a variance near zero: the mean of equal numbers is not always that number, but their extremes are.
+        largest, smallest = (
+            torch.empty_like(items[: len(self.sizes)]).scatter_reduce(0, self.index, items, extreme, include_self=False)
+            for extreme in ("amax", "amin")
+        )
+        return largest == smallest
+
+    def _sum(self, items: Tensor) -> Tensor:
+        return items.new_zeros(len(self.sizes)).index_add(0, self.index, items)
+
+
+def _validated(rewards: Tensor, ids: Tensor, group_size: int | None) -> _Groups:
+    require_finite_tensor("reward", rewards)
+    require_shape("groups", ids, rewards.shape)
+    if ids.is_floating_point():
+        raise ValueError(f"groups must be integers, got {ids.dtype}")
+    groups = _Groups(ids)
+    if group_size is not None and (groups.sizes != group_size).any():
+        found = sorted(set(groups.sizes.tolist()))
+        raise UserError(f"every group must have {group_size} episodes, got groups of {', '.join(map(str, found))}")
+    if (groups.sizes == 1).any():
+        alone = ids[groups.sizes[groups.index] == 1][0].item()
+        raise UserError(f"group {alone} has one episode: nothing to compare it with; group_size must be at least 2")
+    return groups
+
+
+def _relative(rewards: Tensor, members: _Groups, scale: Scale) -> GroupCredit:
+    advantages = rewards - members.mean(rewards)
+    if scale == "group":
+        advantages = advantages / (members.std(rewards) + STD_EPSILON)
+    elif scale == "batch":
+        advantages = advantages / (rewards.std() + STD_EPSILON)
+    elif scale != "none":
+        raise ValueError(f"scale must be group, batch or none, got {scale!r}")
+    return _credit(advantages, rewards, members)
+
+
+def _credit(advantages: Tensor, rewards: Tensor, members: _Groups) -> GroupCredit:
+    agree = members.agree(rewards)
+    informative = ~agree[members.index]
+    metrics = {"credit/groups": float(len(agree)), "credit/zero_variance_groups": agree.sum().item()}
+    return GroupCredit(torch.where(informative, advantages, 0.0), informative, metrics)

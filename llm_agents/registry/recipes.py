@@ -1,0 +1,122 @@
+"""Training recipes, found through the entry-point group ``llm_agents.registry.recipes``.
+
+A recipe of your own is one class with the methods of `Recipe`, named in your package's pyproject.toml::
+
+    [project.entry-points."llm_agents.recipes"]
+    my-recipe = "my_package.recipe:MyRecipe"
+
+``llm-agents train`` then takes a YAML file that says ``recipe: my-recipe``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from envs.goals import unknown
+from llm_agents.runtime.config import Settings, parse_config, read_yaml
+from llm_agents.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from envs.language import LanguageEnv
+    from llm_agents.rollouts.panels import Column
+    from llm_agents.rollouts.rollout import Agent
+    from llm_agents.runtime.run import Run
+
+
+GROUP = "llm_agents.recipes"
+
+
+@dataclass(frozen=True)
+class References:
+    """The agents that the others are set beside.
+
+    Attributes:
+        baseline: it is paired with all others, case by case and seed by seed.
+        oracle: of it the fraction is reported.
+    """
+
+    baseline: str
+    oracle: str
+
+
+class Recipe(Protocol):
+    """How agents are trained, from a config to checkpoints in a run's folder. Made without arguments."""
+
+    Config: type[Settings]
+
+    def run(self, config: Any, run: Run) -> None:
+        """Train everything, stage by stage; a stage whose results are in the run's folder is not done again."""
+        ...
+
+    def make_env(self, config: Any) -> LanguageEnv:
+        """One environment to train and to be judged in."""
+        ...
+
+    def columns(self, config: Any) -> list[Column]:
+        """What the table of results shows."""
+        ...
+
+    def agent_names(self, run: Run) -> list[str]:
+        """The agents to be judged, baselines among them, in the order of the table."""
+        ...
+
+    def references(self, run: Run) -> References:
+        """The agents that the others are set beside."""
+        ...
+
+    def load_agent(self, run: Run, name: str) -> Agent:
+        """A trained agent or a baseline.
+
+        Raises:
+            UserError: the run has no such agent.
+        """
+        ...
+
+    def episode_stores(self, run: Run) -> dict[str, str]:
+        """Which of the run's episode stores the report pictures, each with its caption."""
+        return {}
+
+
+def list_recipes() -> list[str]:
+    """The names of the installed recipes."""
+    return sorted(entry.name for entry in set(entry_points(group=GROUP)))
+
+
+def find_recipe(name: str) -> Recipe:
+    """The installed recipe of that name.
+
+    Raises:
+        UserError: there is none, or its package cannot be imported.
+    """
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            return _load(entry)
+    raise UserError(unknown("recipe", name, list_recipes()))
+
+
+def _load(entry: Any) -> Recipe:
+    try:
+        return entry.load()()
+    except ImportError as error:
+        raise UserError(f"recipe {entry.name!r} ({entry.value}) cannot be imported: {error}") from error
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, Settings]:
+    """The recipe that a YAML file names, and its config.
+
+    Args:
+        path: a YAML file with ``recipe: <name>`` beside the fields of that recipe's config.
+        overrides: see `parse_config`.
+
+    Raises:
+        UserError: the file cannot be read, or something in it or in the overrides is unknown, missing or ill-typed.
+    """
+    data = read_yaml(path)
+    name = data.pop("recipe", None)
+    if not isinstance(name, str):
+        raise UserError(f"{path} names no recipe: it needs a line such as 'recipe: {(list_recipes() or ['kalm'])[0]}'")
+    return name, parse_config(find_recipe(name).Config, data, str(path), overrides)

@@ -1,0 +1,134 @@
+"""Fixed panels: the same goals, words and starts for every agent, named by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from envs.goals import Split, UnknownGoal
+from envs.language import LanguageTask
+from llm_agents.rollouts.cases import Case, Wordings, draw_goals
+from llm_agents.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column of the table of results shows: a split, or its wordings of one kind."""
+
+    name: str
+    split: Split
+    wordings: Wordings = "all"
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A list of cases. Its hash is printed beside every number."""
+
+    cases: tuple[Case, ...]
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that depend on every case and on their order."""
+        text = json.dumps([asdict(case) for case in self.cases], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+
+def make_panel(
+    task: LanguageTask,
+    split: Split,
+    size: int,
+    seed: int = 0,
+    wordings: Wordings = "all",
+    kind: str | None = None,
+) -> Panel:
+    """A panel that depends on nothing but its arguments.
+
+    Families come in turn, so that each has the same weight; within a family goals come in a shuffled order that
+    repeats only when all have been used. Starts are seeded from 10**6 upwards, training data from 0.
+
+    Args:
+        wordings: which phrasings of a goal to use, see `phrasings`.
+        kind: only wordings of this kind, see `LanguageTask.wording_kind`.
+
+    Raises:
+        UserError: no case was asked for, or the task has no goal or no such wording for one.
+        UnknownGoal: an unknown split.
+    """
+    if size < 1 or seed < 0:
+        raise UserError(f"a panel has at least 1 episode and a seed of at least 0, got {size} and {seed}")
+    goals = draw_goals(task, split, np.random.default_rng([seed, size]), wordings, kind)
+    return Panel(
+        tuple(
+            Case(goal.id, words, _first_start(seed) + index, split)
+            for index, (goal, words) in enumerate(islice(goals, size))
+        )
+    )
+
+
+def read_panel(path: str | Path, task: LanguageTask, split: Split, seed: int = 0) -> Panel:
+    """A user's panel: a JSON list (or lines) of ``{"goal": id, "instruction": text}``, optionally with a "seed".
+
+    Raises:
+        UserError: the file cannot be read, or a row lacks a field or names an unknown goal; the row is named.
+    """
+    cases = []
+    for number, row in enumerate(_read_rows(Path(path)), start=1):
+        where = f"{path}, row {number}"
+        if not isinstance(row, dict):
+            raise UserError(f'{where}: expected {{"goal": id, "instruction": text}}, got {row!r}')
+        for name in ("goal", "instruction"):
+            if not isinstance(row.get(name), str) or not row[name].strip():
+                raise UserError(f"{where}: the field {name!r} is missing or not a text")
+        start = row.get("seed", _first_start(seed) + number - 1)
+        if not isinstance(start, int) or start < 0:
+            raise UserError(f"{where}: the seed is {start!r}, expected a whole number of at least 0")
+        try:
+            goal = task.goal_set.find(row["goal"], split)
+        except UnknownGoal as error:
+            raise UserError(f"{where}: {error}") from None
+        cases.append(Case(goal.id, row["instruction"], start, goal.split))
+    if not cases:
+        raise UserError(f"panel {path} holds no rows")
+    return Panel(tuple(cases))
+
+
+def _first_start(seed: int) -> int:
+    return 10**6 + seed * 10**5
+
+
+def _read_rows(path: Path) -> list:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise UserError(f"panel {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"panel {path} is not a text file") from None
+    try:
+        return json.loads(text) if text.lstrip().startswith("[") else _read_lines(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"panel {path} is not JSON, nor one JSON object a line: {error}") from None
+
+
+def _read_lines(text: str) -> list:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def wording_columns(task: LanguageTask) -> list[Column]:
+    """A column for each split; of ``rephrase``, one for each kind of wording if there are several."""
+    kinds = sorted({task.wording_kind(words) for goal in task.goals("rephrase") for words in goal.phrasings})
+    rephrased = [Column(f"rephrase: {kind}", "rephrase", kind=kind) for kind in kinds] if len(kinds) > 1 else []
+    return [
+        Column("train", "train"),
+        *(rephrased or [Column("rephrase", "rephrase")]),
+        Column("easy", "easy"),
+        Column("hard", "hard"),
+    ]

@@ -1,0 +1,94 @@
+"""Corrections: what the expert does where the model's own doing has led, learnt after the warm start.
+
+A model that has copied the expert meets, as soon as it errs, what no demonstration shows, such as the wrong key in its
+hands, and errs on. So it begins some episodes, and the expert ends them; what the expert did is learnt beside its
+demonstrations. It is a round of DAgger (Ross et al., "A reduction of imitation learning and structured prediction to
+no-regret online learning", AISTATS 2011), in which the expert takes over at a random step instead of commenting on
+each (Ross and Bagnell, "Reinforcement and imitation learning via interactive no-regret learning", 2014).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from pydantic import Field
+
+from envs.episodes import Episode
+from envs.goals import Goal
+from envs.language import LanguageTask
+from llm_agents.agents.prompts import Prompter, PromptSettings
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.rollouts.rollout import Agent, Decision, Lane
+from llm_agents.training.loop import Batch, OptimizerSettings
+from llm_agents.training.warm_start import Examples, WarmStartData, expert_decisions, with_noise
+
+
+class CorrectionSettings(OptimizerSettings):
+    """Supervised learning from episodes that the model begins and the expert ends."""
+
+    num_episodes: int = Field(0, ge=0)
+    """For training goals; 0 for none. Those that the model ends by itself teach nothing."""
+    share: float = Field(0.5, gt=0, le=1)
+    """Of the batches, those of corrections; the others are as at the end of the warm start."""
+
+
+class CorrectedAgent:
+    """An agent whose episodes the expert takes over, see `takeover`. The expert watches from the beginning."""
+
+    def __init__(self, agent: Agent, expert: Agent) -> None:
+        self._agent, self._expert = agent, expert
+
+    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
+        suggested = self._expert.act(lanes)
+        is_over = [len(lane.actions) >= takeover(lane.env.task, lane.env.goal, lane.case.seed) for lane in lanes]
+        own = [lane for lane, over in zip(lanes, is_over, strict=True) if not over]
+        decided = iter(self._agent.act(own) if own else ())
+        return [
+            expert if over else replace(next(decided), turn=None)
+            for expert, over in zip(suggested, is_over, strict=True)
+        ]
+
+
+def takeover(task: LanguageTask, goal: Goal, seed: int) -> int:
+    """The step at which the expert takes over in the episode with this seed, uniform in the first half of its horizon.
+
+    A function of the seed alone, so that it need not be stored with the episode.
+    """
+    return int(np.random.default_rng([seed, 15]).integers(task.horizon(goal) // 2 + 1))
+
+
+class CorrectionData:
+    """Batches of corrections, and between them what comes last in a warm start.
+
+    Args:
+        warm_start: the data of the warm start.
+        corrections: episodes by a `CorrectedAgent`.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompts: PromptSettings,
+        task: LanguageTask,
+        warm_start: WarmStartData,
+        corrections: Sequence[Episode],
+        settings: CorrectionSettings,
+        goal_noise: float,
+        seed: int,
+    ) -> None:
+        def begin(episode: Episode) -> int:
+            return takeover(task, task.goal_set.find(episode.goal_id), episode.seed)
+
+        moments, actions = expert_decisions(prompts, task, corrections, begin)
+        noisy = with_noise(moments, goal_noise, seed)
+        self._corrections = Examples(lm, Prompter(lm, prompts), noisy, actions, settings.batch_size, seed)
+        self._warm_start, self._share, self._seed = warm_start, settings.share, seed
+
+    def batch(self, step: int) -> Batch:
+        """As of `WarmStartData`."""
+        wants_correction = np.random.default_rng([self._seed, 16, step]).random() < self._share
+        if wants_correction and len(self._corrections):
+            return self._corrections.batch(step)
+        return self._warm_start.later_batch(step)

@@ -1,0 +1,1 @@
+"""What tests of several rooms share: small worlds, small models, small runs."""

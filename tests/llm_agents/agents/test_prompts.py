@@ -1,0 +1,214 @@
+"""What LLM agents are shown, and what is left out where it does not fit."""
+
+import pytest
+from helpers.llm_worlds import ACTIONS, CASES, WordlessTask, make_env, make_lm, start
+from pydantic import ValidationError
+
+from envs.clevr_robot import make as make_clevr_robot
+from envs.clevr_robot.task import ClevrRobotTask
+from llm_agents.agents.memory import Experience, MemorySettings, TextualMemory, word_overlap
+from llm_agents.agents.observations import Moment, Past
+from llm_agents.agents.prompts import MAX_CACHED_LINES, Prompter, PromptSettings
+from llm_agents.agents.scripted import ExpertAgent, RandomAgent
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.rollouts.panels import make_panel
+from llm_agents.rollouts.rollout import Decision, rollout
+from llm_agents.runtime.errors import UserError
+
+MOMENT = Moment(
+    goal="go to place 3",
+    observation="You are at place 1",
+    actions=ACTIONS[:2],
+    past=tuple(Past(f"You are at place {n}", action) for n, action in enumerate(ACTIONS)),
+    memories=("it is far", "it is near"),
+)
+GLAM = PromptSettings(num_past_actions=2, num_past_observations=2)
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return make_lm(max_length=512)
+
+
+def text(lm: LanguageModel, prompt: list[int]) -> str:
+    """A prompt as text, without the space that this tokenizer puts before each line."""
+    return "\n".join(line.strip() for line in lm.tokenizer.decode(prompt).split("\n"))
+
+
+def test_the_lines_are_those_of_glam(lm):
+    moment = Moment("go to place 3", "You are at place 1", ACTIONS[:2], (Past("You are at place 0", "step right"),))
+    (prompt,) = Prompter(lm, GLAM).prompts([moment], 0)
+    assert text(lm, prompt) == (
+        "Possible action of the agent: wait, step left\n"
+        "Goal of the agent: go to place 3\n"
+        "Observation: You are at place 0\n"
+        "Action: step right\n"
+        "Observation: You are at place 1\n"
+        "Action:"
+    )
+
+
+def test_every_line_can_be_worded_otherwise(lm):
+    settings = PromptSettings(
+        preamble="Think first.",
+        list_actions=False,
+        goal_line="I would like the agent to {goal}",
+        memory_line="Once {memory}",
+        observation_line="See: {observation}",
+        action_line="Do: {action}",
+        invalid_line="No.",
+        ending="Thought:",
+    )
+    moment = Moment("g", "o", ("a",), (Past("", "b"),), ("m",), invalid=True)
+    expected = "Think first.\nI would like the agent to g\nOnce m\nDo: b\nNo.\nSee: o\nThought:"
+    assert "".join(Prompter(lm, settings).lines(moment)) == expected
+
+
+def test_the_goal_can_stand_last_and_nothing_else_moves(lm):
+    first, last = (Prompter(lm, PromptSettings(goal_place=place)) for place in ("first", "last"))
+    goal = "Goal of the agent: go to place 3\n"
+    rest = [line for line in first.lines(MOMENT) if line != goal]
+    assert last.lines(MOMENT) == [*rest[:-1], goal, rest[-1]]
+    (prompt,) = last.prompts([MOMENT], 0)
+    assert text(lm, prompt) == text(lm, [token for line in last.lines(MOMENT) for token in last._ids([line])])
+
+
+def test_a_goal_that_stands_last_stands_once_behind_each_observation_of_a_history(lm):
+    prompter = Prompter(lm, PromptSettings(goal_place="last"))
+    assert "place 3" not in text(lm, prompter.opening(MOMENT))
+    assert text(lm, prompter.next(MOMENT, MOMENT.actions)) == (
+        "Observation: You are at place 1\nGoal of the agent: go to place 3\nAction:"
+    )
+
+
+def test_texts_with_braces_stand_as_they_are(lm):
+    moment = Moment("{goal} {0}", "{", ("}",))
+    lines = Prompter(lm, PromptSettings()).lines(moment)
+    assert lines[1:3] == ["Goal of the agent: {goal} {0}\n", "Observation: {\n"]
+
+
+@pytest.mark.parametrize(
+    ("past_actions", "past_observations", "expected"),
+    [(0, 0, []), (2, 0, [("", 1), ("", 2)]), (3, 2, [("", 0), (1, 1), (2, 2)]), (9, 9, [(0, 0), (1, 1), (2, 2)])],
+)
+def test_the_window_of_history_is_that_of_the_settings(past_actions, past_observations, expected):
+    settings = PromptSettings(num_past_actions=past_actions, num_past_observations=past_observations)
+    task = ClevrRobotTask()
+    (episode, *_) = rollout(RandomAgent(), make_clevr_robot, make_panel(task, "hard", 3).cases)
+    assert len(episode) > 3
+    past = settings.narrator().of_episode(task, episode)[3].past
+    assert len(past) == len(expected)
+    for step, (seen, done) in zip(past, expected, strict=True):
+        assert step.observation == ("" if seen == "" else task.describe(episode.states[seen]))
+        assert task.parse_action(step.action) == episode.actions[done]
+
+
+def test_a_running_and_a_stored_episode_are_told_alike():
+    settings = PromptSettings(num_past_actions=3, num_past_observations=1)
+    narrator, told = settings.narrator(), {}
+
+    class Watching:
+        def act(self, lanes):
+            moments = [narrator.of_lane(lane) for lane in lanes]
+            for lane, moment in zip(lanes, moments, strict=True):
+                told.setdefault(lane.index, []).append(moment)
+            return [
+                Decision(lane.env.task.parse_action(moment.actions[-1]))
+                for lane, moment in zip(lanes, moments, strict=True)
+            ]
+
+    episodes = {episode.seed: episode for episode in rollout(Watching(), make_env, CASES, num_envs=3)}
+    for index, case in enumerate(CASES):
+        assert settings.narrator().of_episode(make_env().task, episodes[case.seed])[:-1] == told[index]
+
+
+# What does not fit
+
+
+def fit(lm: LanguageModel, moment: Moment, room: int, settings: PromptSettings) -> tuple[str, int]:
+    (prompt,) = Prompter(lm, settings).prompts([moment], room)
+    return text(lm, prompt), len(prompt)
+
+
+def test_the_oldest_history_is_left_out_first_then_the_last_memory_then_it_is_an_error(lm):
+    settings = PromptSettings(num_past_actions=4, num_past_observations=4)
+    whole, size = fit(lm, MOMENT, 0, settings)
+    bare = Moment(MOMENT.goal, MOMENT.observation, MOMENT.actions)
+    _, least = fit(lm, bare, 0, settings)
+    seen = []
+    for room in range(lm.window - size, lm.window - least + 1):
+        shown, length = fit(lm, MOMENT, room, settings)
+        assert length + room <= lm.window
+        if not seen or seen[-1] != shown:
+            seen.append(shown)
+    rows = whole.split("\n")
+    head, memories, past, tail = rows[:2], rows[2:4], rows[4:12], rows[12:]
+    expected = [[*head, *memories, *past[2 * dropped :], *tail] for dropped in range(5)]
+    expected += [[*head, *memories[: 1 - dropped], *tail] for dropped in range(2)]
+    assert seen == ["\n".join(part) for part in expected]
+    with pytest.raises(UserError, match=f"a prompt of {least} tokens without any history does not fit into the"):
+        fit(lm, MOMENT, lm.window - least + 1, settings)
+
+
+def test_lines_are_tokenised_once_and_not_kept_for_ever(lm, monkeypatch):
+    prompter = Prompter(lm, PromptSettings())
+    first = prompter.prompts([MOMENT], 0)
+    monkeypatch.setattr("llm_agents.agents.prompts.MAX_CACHED_LINES", 3)
+    assert len(prompter._cache) > 3
+    tokenizer = lm.tokenizer
+    asked = []
+    monkeypatch.setattr(lm, "tokenizer", lambda lines, **options: asked.append(lines) or tokenizer(lines, **options))
+    assert prompter.prompts([MOMENT], 0) == first
+    assert len(asked) == 1
+    assert len(asked[0]) == len(set(prompter.lines(MOMENT)))
+    monkeypatch.setattr("llm_agents.agents.prompts.MAX_CACHED_LINES", MAX_CACHED_LINES)
+    assert prompter.prompts([MOMENT], 0) == first
+    assert len(asked) == 1
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("line", ["Goal:", "Goal: {gaol}", "Goal: {goal} {", "Goal: {}"])
+def test_a_line_must_say_where_its_field_stands(line):
+    with pytest.raises(ValidationError, match="must say where the goal stands"):
+        PromptSettings(goal_line=line)
+
+
+def test_more_observations_than_actions_are_refused():
+    with pytest.raises(ValidationError, match="may not exceed num_past_actions"):
+        PromptSettings(num_past_actions=1, num_past_observations=2)
+
+
+def test_a_model_that_reads_through_an_encoder_is_refused():
+    with pytest.raises(UserError, match="text_input to 'words'"):
+        Prompter(LanguageModel.load("tiny"), PromptSettings())
+
+
+def test_past_actions_without_words_are_refused():
+    lane = start(CASES[1], WordlessTask)
+    narrator = PromptSettings().narrator()
+    assert narrator.of_lane(lane).actions == ()
+    observation, *_ = lane.env.step(2)
+    lane.states.append(observation["state"])
+    lane.actions.append(2)
+    with pytest.raises(UserError, match="WordlessTask has no action texts"):
+        narrator.of_lane(lane)
+
+
+# Memory in the prompt
+
+
+def test_what_is_remembered_stands_in_the_prompt(lm):
+    memory = TextualMemory(MemorySettings(), word_overlap)
+    memory.add([Experience("go to place 3", ("wait", "step right"), success=True)])
+    moment = PromptSettings().narrator(memory).of_lane(start(CASES[3]))
+    assert "Experience: 'go to place 3' was reached by: wait, step right.\n" in Prompter(lm, GLAM).lines(moment)
+
+
+def test_an_episode_is_remembered_in_words():
+    task = ClevrRobotTask()
+    (episode,) = rollout(ExpertAgent(task), make_clevr_robot, make_panel(task, "train", 1).cases)
+    experience = PromptSettings().narrator().experience(task, episode)
+    assert [task.parse_action(action) for action in experience.actions] == episode.actions.tolist()
+    assert (experience.goal, experience.success) == (episode.instruction, episode.success)

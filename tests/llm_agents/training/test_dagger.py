@@ -1,0 +1,124 @@
+"""Episodes that a model begins and the expert ends, and what is learnt from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from envs.babyai.text_env import TURN_LEFT
+from envs.episodes import Turn
+from llm_agents.agents.prompts import PromptSettings
+from llm_agents.agents.scripted import ExpertAgent, RandomAgent
+from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
+from llm_agents.registry.environments import make_environment
+from llm_agents.rollouts.cases import draw_cases
+from llm_agents.rollouts.rollout import Decision, rollout
+from llm_agents.training.dagger import CorrectedAgent, CorrectionData, CorrectionSettings, takeover
+from llm_agents.training.warm_start import WarmStartData, WarmStartSettings, expert_decisions
+
+PROMPTS = PromptSettings(list_actions=False)
+
+
+class Turner:
+    """Turns left, and has a turn to show for it, as an LLM agent has."""
+
+    def act(self, lanes):
+        return [Decision(TURN_LEFT, Turn((1,), (2,), (0.0,))) for _ in lanes]
+
+
+def make_env():
+    return make_environment("envs:BabyAIText-v0", level="mixed")
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_env().task
+
+
+@pytest.fixture(scope="module")
+def cases(task):
+    return draw_cases(task, "train", 60, 0)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return LanguageModel.load(
+        LanguageModelSettings(text_input="words", hidden_size=16, num_layers=1), corpus=["You see a wall"]
+    )
+
+
+def begin(task, episode):
+    return takeover(task, task.goal_set.find(episode.goal_id), episode.seed)
+
+
+def play(task, cases, agent):
+    return list(rollout(CorrectedAgent(agent, ExpertAgent(task)), make_env, cases, num_envs=16))
+
+
+@pytest.fixture(scope="module")
+def corrections(task, cases):
+    return play(task, cases, Turner())
+
+
+def test_the_model_begins_and_the_expert_ends(task, cases, corrections):
+    for episode in corrections:
+        assert (episode.actions[: begin(task, episode)] == TURN_LEFT).all()
+        assert not episode.turns
+    by_expert = {episode.seed: len(episode) for episode in rollout(ExpertAgent(task), make_env, cases)}
+    assert all(len(e) - begin(task, e) <= 2 * by_expert[e.seed] + 4 for e in corrections)  # it wastes nothing
+    assert all(episode.success for episode in corrections)
+
+
+def test_the_expert_mends_what_was_done(task, cases):
+    """Random actions pick things up that it has to put away: it must have watched."""
+    assert np.mean([episode.success for episode in play(task, cases, RandomAgent())]) > 0.95
+
+
+def test_it_takes_over_in_the_first_half_of_the_horizon_and_not_always_at_once(task):
+    goal = task.goal_set["train"][0]
+    steps = [takeover(task, goal, seed) for seed in range(300)]
+    assert (min(steps), max(steps)) == (0, task.horizon(goal) // 2)
+    assert 0.4 < np.mean(steps) / (task.horizon(goal) // 2) < 0.6
+    assert steps == [takeover(task, goal, seed) for seed in range(300)]
+
+
+def test_only_what_the_expert_did_is_learnt(task, corrections):
+    failed = replace(corrections[0], success=False)
+    moments, actions = expert_decisions(PROMPTS, task, [failed, *corrections], lambda episode: begin(task, episode))
+    counts = [max(0, len(episode) - begin(task, episode)) for episode in corrections]
+    assert len(moments) == len(actions) == sum(counts)
+    narrator, first = PROMPTS.narrator(), 0
+    for episode, count in zip(corrections, counts, strict=True):
+        whole = narrator.of_episode(task, episode)[:-1]
+        assert moments[first : first + count] == whole[len(whole) - count :]
+        first += count
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_share_of_the_batches_is_of_corrections(lm, task, corrections, share):
+    of_whom = {"they": corrections, "demo": list(corrections)}
+    said = {who: [replace(episode, instruction=who) for episode in episodes] for who, episodes in of_whom.items()}
+    settings = CorrectionSettings(num_episodes=60, batch_size=4, share=share)
+    beside = WarmStartData(lm, PROMPTS, task, said["demo"], WarmStartSettings(batch_size=4), 0)
+    data = CorrectionData(lm, PROMPTS, task, beside, said["they"], settings, 0.0, 0)
+    owners = []
+    for step in range(200):
+        prompts = lm.tokenizer.batch_decode(data.batch(step)["token_ids"])
+        found = {who for who in of_whom for prompt in prompts if f"Goal of the agent: {who}" in prompt}
+        assert len(found) == 1
+        owners += found
+    assert owners.count("they") / 200 == pytest.approx(share, abs=0.1)
+    assert data.batch(3)["token_ids"].tolist() == data.batch(3)["token_ids"].tolist()
+
+
+def test_where_the_model_needs_no_correction_demonstrations_are_learnt_on(lm, task, cases):
+    alone = list(rollout(ExpertAgent(task), make_env, cases[:5]))
+    ended = [replace(e, actions=np.array([0]), states=e.states[:2], rewards=e.rewards[:1]) for e in alone]
+    ended = [episode for episode in ended if begin(task, episode) > 0]
+    assert ended
+    settings = CorrectionSettings(num_episodes=5, batch_size=4, share=1.0)
+    beside = WarmStartData(lm, PROMPTS, task, alone, WarmStartSettings(batch_size=4), 0)
+    data = CorrectionData(lm, PROMPTS, task, beside, ended, settings, 0.0, 0)
+    assert data.batch(0)["chosen"].any()
