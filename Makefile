@@ -45,11 +45,11 @@ results: install
 ## The table of the LLM agents, with the symbolic baseline: three seeds, on panels that no setting was chosen by.
 results-text: install
 	for seed in 3 4 5; do \
-	  for recipe in ppo sb3; do \
+	  for recipe in ppo symbolic_ppo; do \
 	    $(BIN)/llm-agents train configs/$$recipe/babyai_mixed.yaml --run runs/$$recipe-mixed-$$seed --resume \
 	      --seed $$seed --evaluation.panel_seed 1 || exit 1; \
 	  done; \
 	done
-	for recipe in ppo sb3; do \
+	for recipe in ppo symbolic_ppo; do \
 	  $(BIN)/llm-agents compare runs/$$recipe-mixed-3 runs/$$recipe-mixed-4 runs/$$recipe-mixed-5 || exit 1; \
 	done

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from kalm.cases import training_specs
+from llm_agents.rollouts.cases import EpisodeSpec
 from torch import Tensor
 
 from benchmarks.harness import Comparison
@@ -17,14 +19,12 @@ from envs.clevr_robot.env import NUM_ACTIONS
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
 from kalm.action_space import DiscreteActions
-from kalm.cases import training_cases
 from kalm.dynamics import LMDynamics
 from kalm.generation import GenerationSettings, generate
 from kalm.judging import start_states
 from kalm.trajectory_lm import Scale, TrajectoryLM
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.models.padding import concatenate
-from llm_agents.rollouts.cases import Case
 
 NUM_ROLLOUTS = 64
 
@@ -32,7 +32,7 @@ NUM_ROLLOUTS = 64
 def comparisons() -> Iterator[Comparison]:
     """Greedy rollouts of 12 steps, and one look at the outcome of each of 40 actions."""
     task = ClevrRobotTask()
-    cases = training_cases(task, "gate", NUM_ROLLOUTS, seed=0)
+    cases = training_specs(task, "gate", NUM_ROLLOUTS, seed=0)
     starts = start_states(make, cases)
     settings = GenerationSettings()
     model = make_model(starts).eval()
@@ -70,7 +70,9 @@ def make_model(states: np.ndarray) -> TrajectoryLM:
 
 
 @torch.inference_mode()
-def read_again_at_each_step(model: TrajectoryLM, cases: Sequence[Case], starts: Tensor, num_steps: int) -> Tensor:
+def read_again_at_each_step(
+    model: TrajectoryLM, cases: Sequence[EpisodeSpec], starts: Tensor, num_steps: int
+) -> Tensor:
     """What `generate` does greedily, without a cache: each position asks for all positions before it. (N, T + 1, D)"""
     count = len(cases)
     texts = model.lm.embed_texts([case.instruction for case in cases])

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+from kalm.cases import training_specs
 
 from benchmarks.harness import Comparison, Skipped
 from envs.clevr_robot import make
@@ -20,12 +21,11 @@ from envs.clevr_robot.env import NUM_ACTIONS
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
 from kalm.action_space import DiscreteActions
-from kalm.cases import training_cases
 from kalm.offline import ALGORITHMS, OfflineData, PolicySettings
 from kalm.trajectories import Trajectories, Transitions
 from kalm.trajectory_lm import Scale
 from llm_agents.agents.scripted import ExpertAgent
-from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.rollouts.rollout import rollout
 from llm_agents.runtime.run import Run
 from llm_agents.training.loop import fit
@@ -42,9 +42,9 @@ def comparisons() -> Iterator[Comparison | Skipped]:
         yield from (Skipped(f"{ours} steps", reason) for ours in names)
         return
     task = ClevrRobotTask()
-    cases = training_cases(task, "gate", NUM_EPISODES, seed=0)
+    cases = training_specs(task, "gate", NUM_EPISODES, seed=0)
     episodes = list(rollout(ExpertAgent(task), make, cases))
-    encoder = GoalEncoder.load()
+    encoder = TextEncoder.load()
     with tempfile.TemporaryDirectory() as folder:
         for ours, theirs in names.items():
             settings = PolicySettings(algorithm=ours, num_steps=NUM_STEPS)
@@ -58,7 +58,7 @@ def comparisons() -> Iterator[Comparison | Skipped]:
 
 
 def our_fit(
-    encoder: GoalEncoder, episodes: Sequence[Episode], settings: PolicySettings, folder: Path
+    encoder: TextEncoder, episodes: Sequence[Episode], settings: PolicySettings, folder: Path
 ) -> Callable[[], float]:
     """A function that trains for `NUM_STEPS` more steps."""
     real = Trajectories.of(episodes)
@@ -78,7 +78,7 @@ def our_fit(
 
 
 def their_fit(
-    encoder: GoalEncoder, episodes: Sequence[Episode], settings: PolicySettings, name: str
+    encoder: TextEncoder, episodes: Sequence[Episode], settings: PolicySettings, name: str
 ) -> Callable[[], float]:
     """The same by d3rlpy."""
     import d3rlpy
@@ -108,7 +108,7 @@ def their_fit(
     return train
 
 
-def _as_theirs(encoder: GoalEncoder, episode: Episode):
+def _as_theirs(encoder: TextEncoder, episode: Episode):
     """One of our episodes, each observation with the sentence embedding of the instruction behind it."""
     from d3rlpy.dataset import Episode as TheirEpisode
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Comparison
-from llm_agents.agents.prompts import Prompter
+from llm_agents.agents.prompts import PromptRenderer
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings, action_ids
 from llm_agents.models.language_model import LanguageModel
-from llm_agents.recipes.base import Beginning, LLMAgentConfig
+from llm_agents.recipes.base import LLMAgentConfig, WarmStartStages
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
 from llm_agents.recipes.ppo import PPOConfig, PPOLearner
-from llm_agents.rollouts.rollout import Lane
+from llm_agents.rollouts.rollout import RunningEpisode
 from llm_agents.runtime.run import Run
 from llm_agents.training.online import Learner, OnlineSettings, draw_rollouts, play, update
 
@@ -33,7 +33,7 @@ COMMON = {
     "language_model": {"text_input": "words", "hidden_size": 64, "max_length": 512, "device": "cpu"},
     "prompts": {"num_past_actions": 2},
 }
-ROUND = {"num_starts": 32, "num_envs": 32}
+ROUND = {"num_groups": 32, "num_envs": 32}
 NUM_DECISIONS = 8  # of the plain loop, between two updates
 NUM_EPOCHS = 2
 MAX_NEW_TOKENS = 4
@@ -47,21 +47,23 @@ def comparisons() -> Iterator[Comparison]:
 
 def _comparisons(folder: Path) -> Iterator[Comparison]:
     ppo = PPOConfig.model_validate({**COMMON, "scorer": {"normalisation": "sum"}, "ppo": ROUND})
-    beginning = Beginning(ppo, Run.create(folder, "benchmark", {}))
+    warm_start_stages = WarmStartStages(ppo, Run.create(folder, "benchmark", {}))
     torch.manual_seed(0)
-    learner = PPOLearner(ActionScorer(beginning.new_model(), ScorerSettings(normalisation="sum")), ppo, beginning.task)
-    ours = _training(learner, ppo.ppo, beginning)
-    theirs = PlainLoop(beginning, ppo).score
+    learner = PPOLearner(
+        ActionScorer(warm_start_stages.new_model(), ScorerSettings(normalisation="sum")), ppo, warm_start_stages.task
+    )
+    ours = _training(learner, ppo.ppo, warm_start_stages)
+    theirs = PlainLoop(warm_start_stages, ppo).score
     yield Comparison("PPO over action texts", "decisions", "a loop with one forward an action", ours, theirs)
 
-    text = {"text_agent": {"max_new_tokens": MAX_NEW_TOKENS}, "grpo": {**ROUND, "num_starts": 4, "group_size": 8}}
+    text = {"text_agent": {"max_new_tokens": MAX_NEW_TOKENS}, "grpo": {**ROUND, "num_groups": 4, "group_size": 8}}
     grpo = GRPOConfig.model_validate({**COMMON, **text})
-    ours = _training(GRPOLearner(beginning.new_model(), grpo), grpo.grpo, beginning)
-    theirs = PlainLoop(beginning, grpo).write
+    ours = _training(GRPOLearner(warm_start_stages.new_model(), grpo), grpo.grpo, warm_start_stages)
+    theirs = PlainLoop(warm_start_stages, grpo).write
     yield Comparison("GRPO of free text", "decisions", "a loop with generate()", ours, theirs)
 
 
-def _training(learner: Learner, settings: OnlineSettings, beginning: Beginning) -> Callable[[], float]:
+def _training(learner: Learner, settings: OnlineSettings, warm_start_stages: WarmStartStages) -> Callable[[], float]:
     """An iteration as `train_online` does it."""
     parameters = list(learner.module.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
@@ -69,8 +71,8 @@ def _training(learner: Learner, settings: OnlineSettings, beginning: Beginning) 
 
     def iterate() -> float:
         number = next(numbers)
-        rollouts = draw_rollouts(beginning.task, settings, 0, number)
-        episodes = play(learner.agent, beginning.make_env, rollouts, settings.num_envs)
+        rollouts = draw_rollouts(warm_start_stages.task, settings, 0, number)
+        episodes = play(learner.agent, warm_start_stages.make_env, rollouts, settings.num_envs)
         rng = np.random.default_rng(number)
         rewarded = [dataclasses.replace(e, rewards=rng.random(len(e)).astype(np.float32)) for e in episodes]
         update(learner.losses(rewarded, rollouts.groups, number), parameters, optimizer, settings, 0, number)
@@ -82,13 +84,16 @@ def _training(learner: Learner, settings: OnlineSettings, beginning: Beginning) 
 class PlainLoop:
     """A few decisions in one environment, then an update from them."""
 
-    def __init__(self, beginning: Beginning, config: LLMAgentConfig) -> None:
+    def __init__(self, warm_start_stages: WarmStartStages, config: LLMAgentConfig) -> None:
         torch.manual_seed(0)
-        self._lm: LanguageModel = beginning.new_model()
+        self._lm: LanguageModel = warm_start_stages.new_model()
         self._tokenizer = self._lm.tokenizer
-        self._narrator, self._prompter = config.prompts.narrator(), Prompter(self._lm, config.prompts)
+        self._context_builder, self._renderer = (
+            config.prompts.context_builder(),
+            PromptRenderer(self._lm, config.prompts),
+        )
         self._optimizer = torch.optim.AdamW(self._lm.parameters(), lr=1e-4)
-        self._env, self._seeds = beginning.make_env(), count()
+        self._env, self._seeds = warm_start_stages.make_env(), count()
         self._lane = self._reset()
 
     def score(self) -> float:
@@ -127,8 +132,8 @@ class PlainLoop:
         return self._learn([lambda p=p: loss(*p) for p in played])
 
     def _prompt(self) -> tuple[str, tuple[str, ...]]:
-        moment = self._narrator.of_lane(self._lane)
-        return "".join(self._prompter.lines(moment)), moment.actions
+        moment = self._context_builder.of_running(self._lane)
+        return "".join(self._renderer.lines(moment)), moment.actions
 
     def _score(self, prompt: str, actions: tuple[str, ...]) -> Tensor:
         begin = self._tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
@@ -153,11 +158,11 @@ class PlainLoop:
             self._lane = self._reset()
         return float(np.random.default_rng(len(self._lane.actions)).random())
 
-    def _reset(self) -> Lane:
+    def _reset(self) -> RunningEpisode:
         seed = next(self._seeds)
         observation, _ = self._env.reset(seed=seed)
-        case = draw_rollouts(self._env.task, OnlineSettings(num_starts=1), 0, seed).cases[0]
-        return Lane(self._env, 0, case, observation["text"], np.random.default_rng(seed), [self._env.state])
+        case = draw_rollouts(self._env.task, OnlineSettings(num_groups=1), 0, seed).cases[0]
+        return RunningEpisode(self._env, 0, case, observation["text"], np.random.default_rng(seed), [self._env.state])
 
     def _learn(self, losses: list[Callable[[], Tensor]]) -> float:
         for _ in range(NUM_EPOCHS):

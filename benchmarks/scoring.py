@@ -13,8 +13,8 @@ from torch import Tensor
 
 from benchmarks.harness import Comparison
 from envs.clevr_robot.task import ACTION_TEXTS as PUSHES
-from llm_agents.agents.observations import Moment, Past
-from llm_agents.agents.prompts import Prompter, PromptSettings
+from llm_agents.agents.observations import AgentObservation, Past
+from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings, action_ids
 from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
 
@@ -70,16 +70,18 @@ def _score(scorer: ActionScorer, prompts: Sequence[list[int]], actions: Sequence
 def _prepare(actions: Sequence[str]) -> tuple[LanguageModel, list[list[int]]]:
     """The tiny model with a vocabulary in which these words are tokens, and eight prompts."""
     moments = [
-        Moment(f"go to the red ball {n}", SEEN.format(n, 3), tuple(actions), (Past(SEEN.format(2, n), actions[0]),) * 2)
+        AgentObservation(
+            f"go to the red ball {n}", SEEN.format(n, 3), tuple(actions), (Past(SEEN.format(2, n), actions[0]),) * 2
+        )
         for n in range(BATCH_SIZE)
     ]
     prompts = PromptSettings(num_past_actions=2, num_past_observations=2, list_actions=len(actions) < 10)
     torch.manual_seed(0)
     settings = LanguageModelSettings(text_input="words", vocab_size=1024)
     # The lines do not depend on the vocabulary, so a first model can say from which texts the second learns its own.
-    lines = Prompter(LanguageModel.load(settings), prompts).lines
+    lines = PromptRenderer(LanguageModel.load(settings), prompts).lines
     lm = LanguageModel.load(settings, corpus=[*(line for m in moments for line in lines(m)), *actions] * 2).eval()
-    return lm, Prompter(lm, prompts).prompts(moments, 16)
+    return lm, PromptRenderer(lm, prompts).prompts(moments, 16)
 
 
 def _read(score: Score) -> Callable[[], float]:

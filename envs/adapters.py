@@ -183,13 +183,13 @@ class AdaptedTask(LanguageTask):
     def horizon(self, goal: Goal) -> int:
         return self._horizon
 
-    def startable(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
+    def is_valid_start(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
         return (np.asarray(states)[..., SUCCESS] < 0.5) & self._suits(goal, states)
 
     def reset_options(self, goal: Goal) -> dict[str, Any] | None:
         return self._reset_options.get(goal.id)
 
-    def instruct(self, phrasing: str, info: dict[str, Any]) -> str:
+    def render_instruction(self, phrasing: str, info: dict[str, Any]) -> str:
         return phrasing.replace("{mission}", info["mission"]) if self._has_missions else phrasing
 
     def _suits(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:

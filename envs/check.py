@@ -30,7 +30,7 @@ def check_language_env(env: Any, num_seeds: int = 20) -> None:
     """Check that an environment keeps the contract of `envs.language.LanguageTask` and `LanguageEnv`.
 
     It plays ``num_seeds`` episodes of random actions, spread over the families of goals in all splits, and looks at
-    the goals and their wordings, the starts, the text observations and actions, and the predicates. Gymnasium's own
+    the goals and their phrasings, the starts, the text observations and actions, and the predicates. Gymnasium's own
     ``check_env`` is the other half of the contract.
 
     Args:
@@ -88,7 +88,7 @@ def _may_share(splits: Sequence[str]) -> bool:
 
 
 def _phrasings_stand_in_one_split(evidence: Evidence) -> Iterator[str]:
-    """A wording stands in one split only, whatever its case and punctuation, and whatever mission is put into it."""
+    """A phrasing stands in one split only, whatever its case and punctuation, and whatever mission is put into it."""
     said = [
         (split, phrasing.replace("{mission}", goal.id))
         for split, goals in evidence.goals.items()
@@ -102,7 +102,7 @@ def _phrasings_stand_in_one_split(evidence: Evidence) -> Iterator[str]:
     splits.pop("", None)  # what an episode that could not be reset to was asked
     leaks = [f"{words!r} in {' and '.join(sorted(where))}" for words, where in splits.items() if len(where) > 1]
     if leaks:
-        yield f"wordings leak from one split to another, where each must be new: {_some(leaks)}"
+        yield f"phrasings leak from one split to another, where each must be new: {_some(leaks)}"
 
 
 def _episodes_run(evidence: Evidence) -> Iterator[str]:

@@ -27,7 +27,7 @@ class Goal:
         id: stable name, such as ``pair/left/red/blue``.
         family: the kind of goal, such as ``pair``; panels are balanced over families.
         split: where it is used.
-        phrasings: the wordings of this split, never empty and never shared with another split.
+        phrasings: the phrasings of this split, never empty and never shared with another split.
     """
 
     id: str

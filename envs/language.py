@@ -33,6 +33,13 @@ __all__ = [
 
 MAX_TEXT = 4096
 MAX_START_DRAWS = 1000
+# Methods of a task that had other names in version 0.1: a task that still defines one is told what to change.
+RENAMED_METHODS = {
+    "startable": "is_valid_start",
+    "instruct": "render_instruction",
+    "draw": "render_state",
+    "wording_kind": "phrasing_kind",
+}
 
 
 class StateGrid(NamedTuple):
@@ -55,10 +62,11 @@ class StateGrid(NamedTuple):
 class LanguageTask(Protocol):
     """What an environment must be able to say about itself.
 
-    `achieved`, `reward`, `plausible`, `project` and `startable` are pure functions of states, vectorised over leading
-    axes: a real rollout and an imagined one are judged by the same code. States are float arrays (..., D). Where a goal
-    is relative to how the episode began, ``start`` holds the start states (..., D), broadcast against ``states``;
-    left out, it is the first state along the time axis, ``states[..., :1, :]`` (for a lone state, that state).
+    `achieved`, `reward`, `plausible`, `project` and `is_valid_start` are pure functions of states, vectorised over
+    leading axes: a real rollout and an imagined one are judged by the same code. States are float arrays (..., D).
+    Where a goal is relative to how the episode began, ``start`` holds the start states (..., D), broadcast against
+    ``states``; left out, it is the first state along the time axis, ``states[..., :1, :]`` (for a lone state, that
+    state).
     """
 
     goal_set: GoalSet
@@ -93,8 +101,8 @@ class LanguageTask(Protocol):
         """The reward of each transition: (..., D), (..., D) -> (...)."""
         ...
 
-    def wording_kind(self, phrasing: str) -> str:
-        """The kind of a wording, such as synonyms of verbs: results are shown by it where a split has several."""
+    def phrasing_kind(self, phrasing: str) -> str:
+        """The kind of a phrasing, such as synonyms of verbs: results are shown by it where a split has several."""
         return ""
 
     def horizon(self, goal: Goal) -> int:
@@ -113,7 +121,7 @@ class LanguageTask(Protocol):
         """
         return states
 
-    def startable(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
+    def is_valid_start(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
         """Which states an episode for this goal may start from; by default those where it is not yet reached."""
         return ~self.achieved(goal, states, start=states)
 
@@ -121,7 +129,7 @@ class LanguageTask(Protocol):
         """Where a grid of cells lies in the state, for networks with convolutions; by default there is none."""
         return None
 
-    def draw(self, state: NDArray) -> NDArray[np.uint8]:
+    def render_state(self, state: NDArray) -> NDArray[np.uint8]:
         """A picture (H, W, 3) of a state, real or imagined."""
         # In two statements: type checkers take a method that does nothing but raise for an abstract one.
         message = f"{type(self).__name__} cannot draw its states"
@@ -135,7 +143,7 @@ class LanguageTask(Protocol):
         """What the wrapped environment's reset is told, so that its start suits the goal; by default, nothing."""
         return None
 
-    def instruct(self, phrasing: str, info: dict[str, Any]) -> str:
+    def render_instruction(self, phrasing: str, info: dict[str, Any]) -> str:
         """The instruction of an episode, from a phrasing and what the wrapped environment's reset gave as info.
 
         By default the phrasing itself; a task whose environment draws a mission puts it in here.
@@ -178,12 +186,14 @@ class LanguageEnv(gymnasium.Env):
         split: where goals are drawn from when ``reset`` names none.
 
     Raises:
-        ValueError: an unknown split, or observations that are not numbers when flattened (see `envs.adapters`).
+        ValueError: an unknown split, observations that are not numbers when flattened (see `envs.adapters`), or a task
+            with a method under a name of an earlier version.
     """
 
     def __init__(self, env: gymnasium.Env, task: LanguageTask, split: Split = "train") -> None:
         if split not in SPLITS:
             raise ValueError(unknown("split", split, SPLITS))
+        _refuse_renamed_methods(task)
         self.env = env
         self.task = task
         self.split: Split = split
@@ -223,7 +233,7 @@ class LanguageEnv(gymnasium.Env):
         else:
             self.goal = self.task.goal_set.find(goal_id, split or self.split)
         phrasing = instruction or self.goal.phrasings[rng.integers(len(self.goal.phrasings))]
-        self.instruction = self.task.instruct(phrasing, self._draw_start())
+        self.instruction = self.task.render_instruction(phrasing, self._draw_start())
         self.num_steps = 0
         return self._observation(), self._info(success=False, seed=self.seed)
 
@@ -264,7 +274,7 @@ class LanguageEnv(gymnasium.Env):
         for _ in range(MAX_START_DRAWS):
             observation, info = self.env.reset(seed=int(seeds.integers(2**31)), options=options)
             self.state = self.start_state = self._flatten(observation)
-            if self.task.startable(self.goal, self.state):
+            if self.task.is_valid_start(self.goal, self.state):
                 return info
         raise ValueError(f"no start for goal {self.goal.id!r} found in {MAX_START_DRAWS} draws from seed {self.seed}")
 
@@ -282,6 +292,13 @@ class LanguageEnv(gymnasium.Env):
 
     def _info(self, success: bool, **more: Any) -> dict[str, Any]:
         return {"is_success": success, "goal_id": self.goal.id, "family": self.goal.family, **more}
+
+
+def _refuse_renamed_methods(task: LanguageTask) -> None:
+    """Refuse a task whose override would never be called, since the method has another name now."""
+    for old, new in RENAMED_METHODS.items():
+        if hasattr(type(task), old):
+            raise LanguageEnvError(f"{type(task).__name__}.{old} is called {new} now: rename the method")
 
 
 def _state_space(observations: spaces.Space) -> spaces.Box:

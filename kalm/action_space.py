@@ -4,7 +4,7 @@ An action space says how an action enters a network, how a head's logits score a
 Q-network looks like, and which actions a search tries. Actions are integers (...), or floats (..., A) in a box.
 
 A continuous action is A categorical choices, one a dimension, among evenly spaced values (RT-1, Brohan et al., 2022;
-Gato, Reed et al., 2022). So "greedy" is the most probable action and a temperature means what it means for discrete
+Gato, Reed et al., 2022). So "lm_greedy" is the most probable action and a temperature means what it means for discrete
 actions; what is done in two ways is not averaged to one that is neither, which a Gaussian does; an expert's actions
 are often clipped to a bound, to which a bin can give all its mass; and losses and gradients are as large as for
 discrete actions, so that one recipe and its settings serve both. The price: half a bin's width, and dimensions that

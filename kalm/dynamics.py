@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from kalm.action_space import ActionSpace
 from kalm.trajectories import Transitions
-from kalm.trajectory_lm import Scale, TrajectoryLM, read_actions
+from kalm.trajectory_lm import StateNormalizer, TrajectoryLM, read_actions
 from llm_agents.training.loop import Batch, OptimizerSettings
 
 
@@ -70,11 +70,11 @@ class MLPDynamics(nn.Module):
     state_std: Tensor
     step_std: Tensor
 
-    def __init__(self, actions: ActionSpace, scale: Scale, settings: MLPDynamicsSettings) -> None:
+    def __init__(self, actions: ActionSpace, normalizer: StateNormalizer, settings: MLPDynamicsSettings) -> None:
         super().__init__()
-        for name, value in scale._asdict().items():
+        for name, value in normalizer._asdict().items():
             self.register_buffer(name, value.float())
-        state_dim, width = len(scale.state_mean), settings.hidden_size
+        state_dim, width = len(normalizer.state_mean), settings.hidden_size
         self.embed = actions.make_embedding(state_dim, width)
         self.embed_state = nn.Linear(state_dim, width)
         self.net = nn.Sequential(

@@ -28,10 +28,10 @@ from kalm.offline.networks import GoalConditionedMLP
 from kalm.recipe import KalmRecipe
 from kalm.settings import KalmConfig
 from kalm.stages import COLUMNS
-from kalm.trajectory_lm import Scale
+from kalm.trajectory_lm import StateNormalizer
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
-from llm_agents.evaluation.evaluate import EvaluationSettings, judge, make_panels
-from llm_agents.models.text_encoder import GoalEncoder, PackedFeatures
+from llm_agents.evaluation.evaluate import EvaluationSettings, evaluate_agents, make_panels
+from llm_agents.models.text_encoder import PackedFeatures, TextEncoder
 from llm_agents.registry.environments import make_environment
 from llm_agents.registry.recipes import Recipe, References
 from llm_agents.rollouts.panels import Column
@@ -80,7 +80,7 @@ class FinetuneConfig(Settings):
     num_workers: int = Field(2, ge=1)
     """Processes for judging. No number depends on it."""
     start_from: StartSettings = StartSettings()
-    sb3: FinetuneTrainingSettings = FinetuneTrainingSettings()
+    ppo: FinetuneTrainingSettings = FinetuneTrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
 
@@ -98,13 +98,13 @@ class FinetuneRecipe(Recipe):
         self.train(config, run)
         task = self.make_env(config).task
         panels = make_panels(task, COLUMNS, config.evaluation.num_episodes, config.evaluation.panel_seed)
-        judge(run, self, panels, config.num_workers)
+        evaluate_agents(run, self, panels, config.num_workers)
 
     def train(self, config: FinetuneConfig, run: Run) -> None:
         """All rounds that are not done yet, at first of the critic alone."""
         agent = load_start(config)
         networks = ActorCritic(agent, config.seed)
-        training, settings = make_training(config, agent, networks), config.sb3
+        training, settings = make_training(config, agent, networks), config.ppo
 
         def warm_up(number: int) -> None:
             networks.actor_learns = number >= settings.value_warmup
@@ -172,7 +172,7 @@ def make_training(config: FinetuneConfig, agent: PolicyAgent, networks: ActorCri
         env = GoalObservation(make_environment(config.environment), rows, seed)
         return TransformAction(env, actions.choose, actions.choices)
 
-    return Training(NAME, config.sb3, config.seed, make_env, KalmActorCritic, {"networks": networks})
+    return Training(NAME, config.ppo, config.seed, make_env, KalmActorCritic, {"networks": networks})
 
 
 class TextRows:
@@ -183,7 +183,7 @@ class TextRows:
 
     size = 1
 
-    def __init__(self, encoder: GoalEncoder) -> None:
+    def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
 
     def __call__(self, instruction: str) -> NDArray[np.float32]:
@@ -205,9 +205,9 @@ class ActorCritic(nn.Module):
         self.actor_learns = True
         self.actor = agent.algorithm.policy
         self.actor.pooling.token_dropout = 0.0  # what learns must be what acted
-        scale = Scale(self.actor.state_mean, self.actor.state_std, torch.ones_like(self.actor.state_std))
+        normalizer = StateNormalizer(self.actor.state_mean, self.actor.state_std, torch.ones_like(self.actor.state_std))
         with seeded(seed):
-            self.critic: GoalConditionedMLP = agent.algorithm.network(agent.encoder.dim, scale, 1)
+            self.critic: GoalConditionedMLP = agent.algorithm.network(agent.encoder.dim, normalizer, 1)
         self.critic.pooling.token_dropout = 0.0
         self._temperature, self._features = agent.temperature, agent.encoder.packed
 

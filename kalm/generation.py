@@ -12,20 +12,20 @@ from torch import Tensor
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
-from kalm.judging import Judges, to_episodes
+from kalm.judging import GoalPredicates, to_episodes
 from kalm.trajectory_lm import TrajectoryLM
 from llm_agents.models.padding import concatenate, pad_left
-from llm_agents.rollouts.cases import Case
+from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.config import Settings
 
 
 class GenerationSettings(Settings):
-    """How the language model writes rollouts by itself (``greedy`` and ``sample``)."""
+    """How the language model writes rollouts by itself (``lm_greedy`` and ``lm_sample``)."""
 
     temperature: float = Field(1.0, gt=0)
-    """``sample``: temperature of the action distribution."""
+    """``lm_sample``: temperature of the action distribution."""
     num_samples: int = Field(4, ge=1)
-    """``sample``: rollouts a case; those that pass verification are kept."""
+    """``lm_sample``: rollouts a case; those that pass verification are kept."""
     max_steps: int = Field(12, ge=1)
     """Length at which a rollout is cut, if the goal's horizon does not cut it before."""
     batch_size: int = Field(256, ge=1)
@@ -35,7 +35,7 @@ class GenerationSettings(Settings):
 def generate(
     model: TrajectoryLM,
     task: LanguageTask,
-    cases: Sequence[Case],
+    specs: Sequence[EpisodeSpec],
     starts: NDArray,
     settings: GenerationSettings,
     temperature: float,
@@ -57,12 +57,12 @@ def generate(
     """
     generator = torch.Generator(device=model.device).manual_seed(seed)
     episodes = []
-    for begin in range(0, len(cases), settings.batch_size):
+    for begin in range(0, len(specs), settings.batch_size):
         part = slice(begin, begin + settings.batch_size)
-        batch = _Batch(task, cases[part], starts[part], settings.max_steps, piece_steps or settings.max_steps)
+        batch = _Batch(task, specs[part], starts[part], settings.max_steps, piece_steps or settings.max_steps)
         states, actions = _generate(model, batch, temperature, generator)
-        episodes += to_episodes(task, cases[part], states, actions)
-        advance(len(cases[part]))
+        episodes += to_episodes(task, specs[part], states, actions)
+        advance(len(specs[part]))
     return episodes
 
 
@@ -70,7 +70,7 @@ class _Batch(NamedTuple):
     """Rollouts to be written side by side."""
 
     task: LanguageTask
-    cases: Sequence[Case]
+    specs: Sequence[EpisodeSpec]
     starts: NDArray
     max_steps: int
     piece_steps: int
@@ -81,8 +81,8 @@ def _generate(
     model: TrajectoryLM, batch: _Batch, temperature: float, generator: torch.Generator
 ) -> tuple[NDArray, NDArray]:
     """States (N, T + 1, D) and actions (N, T, ...) of one batch; rows run on after they have ended."""
-    prompt, mask = _prompt(model, batch.cases)
-    judge = Judges(batch.task, batch.cases, batch.starts)
+    prompt, mask = _prompt(model, batch.specs)
+    predicates = GoalPredicates(batch.task, batch.specs, batch.starts)
     state = torch.as_tensor(batch.starts, device=model.device)
     states, actions = [state], []
     for step in range(batch.max_steps):
@@ -95,15 +95,15 @@ def _generate(
         state = torch.as_tensor(reached, device=model.device)
         states.append(state)
         actions.append(action)
-        if judge.all_achieved(reached):
+        if predicates.all_achieved(reached):
             break
     return torch.stack(states, 1).cpu().numpy(), torch.stack(actions, 1).cpu().numpy()
 
 
-def _prompt(model: TrajectoryLM, cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
+def _prompt(model: TrajectoryLM, specs: Sequence[EpisodeSpec]) -> tuple[Tensor, Tensor]:
     """What the rollouts follow, (N, L, H), and its mask (N, L), padded left."""
-    count = len(cases)
-    texts = model.lm.embed_texts([case.instruction for case in cases])
+    count = len(specs)
+    texts = model.lm.embed_texts([spec.instruction for spec in specs])
     embeds, mask, _ = concatenate([model.marker("goal", count), texts, model.marker("rollout", count)])
     return pad_left(embeds, mask)
 

@@ -29,7 +29,7 @@ from kalm.trajectory_lm import TrajectoryLM, read_actions
 from llm_agents.runtime.config import Settings
 from llm_agents.training.loop import Batch, OptimizerSettings
 
-HELD_OUT_SHARE = 0.02
+HELD_OUT_FRACTION = 0.02
 
 
 NUM_HELD_OUT = 512
@@ -38,7 +38,7 @@ NUM_HELD_OUT = 512
 LENGTH_BLOCK = 8
 
 
-class TaskShares(Settings):
+class TaskFractions(Settings):
     """How a batch is divided among the four tasks; any of them may be 0."""
 
     rollout: float = Field(0.26, ge=0)
@@ -51,7 +51,7 @@ class TaskShares(Settings):
     """Rollout explanation."""
 
     @model_validator(mode="after")
-    def _one_is_positive(self) -> TaskShares:
+    def _one_is_positive(self) -> TaskFractions:
         if not any(self.model_dump().values()):
             raise ValueError("one of the tasks must have a share above 0")
         return self
@@ -66,7 +66,7 @@ class GroundingSettings(OptimizerSettings):
     """Sequences in one optimizer step, all four tasks together."""
     learning_rate: float = Field(2e-3, gt=0)
     """Peak learning rate."""
-    shares: TaskShares = TaskShares()
+    fractions: TaskFractions = TaskFractions()
     """How a batch is divided among the tasks."""
     max_steps: int = Field(12, ge=1)
     """Longer rollouts are read, and later written, in pieces of this many steps."""
@@ -79,9 +79,9 @@ class GroundingSettings(OptimizerSettings):
 
     def sizes(self) -> dict[str, int]:
         """The number of sequences of each task in a batch; their sum is ``batch_size``."""
-        shares = self.shares.model_dump()
-        ends = np.round(np.cumsum(list(shares.values())) / sum(shares.values()) * self.batch_size).astype(int)
-        return dict(zip(shares, np.diff(ends, prepend=0).tolist(), strict=True))
+        fractions = self.fractions.model_dump()
+        ends = np.round(np.cumsum(list(fractions.values())) / sum(fractions.values()) * self.batch_size).astype(int)
+        return dict(zip(fractions, np.diff(ends, prepend=0).tolist(), strict=True))
 
 
 class Grounding(nn.Module):
@@ -208,7 +208,7 @@ class GroundingData:
         seed: int,
     ) -> None:
         self.rollouts, self.settings, self.seed = rollouts, settings, seed
-        num_held_out = max(1, round(HELD_OUT_SHARE * len(rollouts)))
+        num_held_out = max(1, round(HELD_OUT_FRACTION * len(rollouts)))
         self._train_rows = np.arange(len(rollouts) - num_held_out)
         self._held_out_rows = np.arange(len(rollouts) - num_held_out, len(rollouts))
         self._transitions = transitions

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from kalm.trajectory_lm import TrajectoryLM
-from llm_agents.rollouts.rollout import Decision, Lane
+from llm_agents.rollouts.rollout import ActionOutput, RunningEpisode
 
 
 class TrajectoryLMAgent:
@@ -25,8 +25,8 @@ class TrajectoryLMAgent:
         self._temperature = temperature
 
     @torch.inference_mode()
-    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
-        states = torch.stack([torch.from_numpy(lane.state) for lane in lanes]).to(self._model.device)
-        logits = self._model.first_action_logits([lane.instruction for lane in lanes], states).cpu()
-        actions = self._model.actions.decide(logits, [lane.rng for lane in lanes], self._temperature)
-        return [Decision(action) for action in actions]
+    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
+        states = torch.stack([torch.from_numpy(episode.state) for episode in episodes]).to(self._model.device)
+        logits = self._model.first_action_logits([episode.instruction for episode in episodes], states).cpu()
+        actions = self._model.actions.decide(logits, [episode.rng for episode in episodes], self._temperature)
+        return [ActionOutput(action) for action in actions]

@@ -16,8 +16,8 @@ from envs.episodes import Episode
 from envs.language import LanguageTask
 from kalm.action_space import ActionSpace, ProposalSettings
 from kalm.dynamics import Dynamics
-from kalm.judging import Judges, goal_of, to_episode
-from llm_agents.rollouts.cases import Case
+from kalm.judging import GoalPredicates, goal_of, to_episode
+from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.config import Settings
 
 
@@ -26,7 +26,7 @@ class SearchSettings(Settings):
 
     noise: float = Field(0.2, ge=0)
     """Deviation of the noise on the rewards, in their units; keeps the search from walking in circles."""
-    random_share: float = Field(0.1, ge=0, le=1)
+    random_fraction: float = Field(0.1, ge=0, le=1)
     """Probability of a random one of the actions that are tried, for the same reason."""
     max_steps: int = Field(50, ge=1)
     """Length at which a rollout is cut, if the goal's horizon does not cut it before."""
@@ -43,7 +43,7 @@ def search(
     task: LanguageTask,
     actions: ActionSpace,
     propose: Propose,
-    cases: Sequence[Case],
+    specs: Sequence[EpisodeSpec],
     starts: NDArray,
     settings: SearchSettings,
     seed: int = 0,
@@ -60,27 +60,27 @@ def search(
         advance: told how many rollouts have ended.
     """
     rng = np.random.default_rng(seed)
-    horizons = np.array([min(settings.max_steps, task.horizon(goal_of(task, case))) for case in cases])
+    horizons = np.array([min(settings.max_steps, task.horizon(goal_of(task, spec))) for spec in specs])
     states: list[list[NDArray]] = [[start] for start in starts]
-    taken: list[list] = [[] for _ in cases]
-    running, step = np.arange(len(cases)), 0
+    taken: list[list] = [[] for _ in specs]
+    running, step = np.arange(len(specs)), 0
     while len(running):
-        here = [cases[int(row)] for row in running]
-        judge = Judges(task, here, starts[running])
+        here = [specs[int(row)] for row in running]
+        predicates = GoalPredicates(task, here, starts[running])
         current = np.stack([states[row][-1] for row in running])
-        lookahead = _Lookahead(dynamics, task, judge, current)
-        policy = partial(propose, [case.instruction for case in here], torch.from_numpy(current))
+        lookahead = _Lookahead(dynamics, task, predicates, current)
+        policy = partial(propose, [spec.instruction for spec in here], torch.from_numpy(current))
         tried = actions.candidates(len(running), policy, lookahead.scores, settings.proposals, rng)
         chosen, reached = _choose(lookahead.outlook(tried), settings, rng)
         for row, action, state in zip(running, tried.numpy()[np.arange(len(running)), chosen], reached, strict=True):
             taken[row].append(action)
             states[row].append(state)
         step += 1
-        ended = judge.achieved(reached) | (step >= horizons[running])
+        ended = predicates.achieved(reached) | (step >= horizons[running])
         advance(int(ended.sum()))
         running = running[~ended]
-    rollouts = zip(cases, states, taken, strict=True)
-    return [to_episode(task, case, np.stack(s), np.array(a)) for case, s, a in rollouts]
+    rollouts = zip(specs, states, taken, strict=True)
+    return [to_episode(task, spec, np.stack(s), np.array(a)) for spec, s, a in rollouts]
 
 
 class _Outlook(NamedTuple):
@@ -95,14 +95,14 @@ class _Outlook(NamedTuple):
 class _Lookahead:
     """One step ahead of N states (N, D), in learned dynamics."""
 
-    def __init__(self, dynamics: Dynamics, task: LanguageTask, judge: Judges, current: NDArray) -> None:
-        self._dynamics, self._task, self._judge, self._current = dynamics, task, judge, current
+    def __init__(self, dynamics: Dynamics, task: LanguageTask, predicates: GoalPredicates, current: NDArray) -> None:
+        self._dynamics, self._task, self._predicates, self._current = dynamics, task, predicates, current
 
     def outlook(self, actions: Tensor) -> _Outlook:
         predicted = self._dynamics.outcomes(torch.from_numpy(self._current), actions).cpu().numpy()
         possible = self._task.plausible(self._current[:, None], actions.numpy(), predicted)
         outcomes = self._task.project(predicted)
-        return _Outlook(outcomes, self._judge.rewards(self._current, outcomes), possible)
+        return _Outlook(outcomes, self._predicates.rewards(self._current, outcomes), possible)
 
     def scores(self, actions: Tensor) -> NDArray:
         """How good actions are, (N, K)."""
@@ -113,7 +113,7 @@ class _Lookahead:
 def _choose(outlook: _Outlook, settings: SearchSettings, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
     """The candidates taken (N,), with noise and by chance, and the states (N, D) they lead to."""
     rewards = outlook.rewards + settings.noise * rng.standard_normal(outlook.rewards.shape)
-    random = rng.random(len(rewards)) < settings.random_share
+    random = rng.random(len(rewards)) < settings.random_fraction
     rewards[random] = rng.standard_normal((int(random.sum()), rewards.shape[1]))
     # An outcome that physics forbids is an error of the model, and search would find it out.
     chosen = np.where(outlook.possible, rewards, -np.inf).argmax(1)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from envs.goals import unknown
 from envs.language import LanguageEnv
 from kalm.lm_agent import TrajectoryLMAgent
-from kalm.settings import KalmConfig, Way
+from kalm.settings import KalmConfig, Method
 from kalm.stages import COLUMNS, Stages
 from kalm.summary import BASELINE, ORACLE, summarize
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
-from llm_agents.evaluation.evaluate import judge
+from llm_agents.evaluation.evaluate import evaluate_agents
 from llm_agents.registry.environments import make_environment
 from llm_agents.registry.recipes import Recipe, References
 from llm_agents.rollouts.panels import Column
@@ -49,8 +49,8 @@ class KalmRecipe(Recipe):
         return list(COLUMNS)
 
     def agent_names(self, run: Run) -> list[str]:
-        ways = Stages(KalmConfig.model_validate(run.config), run).imagined_ways
-        return ["random", "expert", "lm", "real", *(f"real+{way}" for way in ways), "real+oracle"]
+        methods = Stages(KalmConfig.model_validate(run.config), run).imagined_methods
+        return ["random", "expert", "lm", "real", *(f"real+{method}" for method in methods), "real+oracle"]
 
     def references(self, run: Run) -> References:
         return References(BASELINE, ORACLE)
@@ -66,25 +66,25 @@ class KalmRecipe(Recipe):
         stages = Stages(config, run)
         if name == "lm":
             return TrajectoryLMAgent(stages.load_language_model(), config.policy.temperature)
-        return stages.load_policy_agent(name, stages.chosen_share())
+        return stages.load_policy_agent(name, stages.chosen_fraction())
 
     def episode_stores(self, run: Run) -> dict[str, str]:
-        ways = KalmConfig.model_validate(run.config).imagination.ways
+        methods = KalmConfig.model_validate(run.config).imagination.methods
         return {
             "real": "real: the expert in the environment, training goals",
-            **{f"imagined_{way}": f"imagined: {_CAPTIONS[way]}" for way in ways},
+            **{f"imagined_{method}": f"imagined: {_CAPTIONS[method]}" for method in methods},
             "oracle": "real: the expert in the environment, unseen goals (oracle)",
         }
 
     def _evaluate(self, config: KalmConfig, run: Run) -> None:
         panels = Stages(config, run).panels()
-        comparison = judge(run, self, panels, config.num_workers)
-        run.once("summary", lambda: summarize(comparison))
+        comparison = evaluate_agents(run, self, panels, config.num_workers)
+        run.get_or_compute("summary", lambda: summarize(comparison))
 
 
-_CAPTIONS: dict[Way, str] = {
-    "greedy": "written by the language model, greedy and unfiltered",
-    "sample": "written by the language model, sampled and verified",
+_CAPTIONS: dict[Method, str] = {
+    "lm_greedy": "written by the language model, greedy and unfiltered",
+    "lm_sample": "written by the language model, sampled and verified",
     "search": "lookahead in the language model's dynamics, verified",
     "search_mlp": "lookahead in an MLP's dynamics, verified",
 }

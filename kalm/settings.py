@@ -16,27 +16,27 @@ from llm_agents.evaluation.evaluate import EvaluationSettings
 from llm_agents.models.language_model import LanguageModelSettings
 from llm_agents.runtime.config import Settings
 
-Way = Literal["greedy", "sample", "search", "search_mlp"]
+Method = Literal["lm_greedy", "lm_sample", "search", "search_mlp"]
 
 
 class DataSettings(Settings):
-    """What is collected in the environment. Nothing but goals of the training split, in their training wordings."""
+    """What is collected in the environment. Nothing but goals of the training split, in their training phrasings."""
 
     num_rollouts: int = Field(20_000, ge=100)
     """Rollouts of the scripted expert for training goals."""
-    random_share: float = Field(0.0, ge=0, le=1)
+    random_fraction: float = Field(0.0, ge=0, le=1)
     """Probability with which a random action replaces the expert's."""
-    num_play: int = Field(2_000, ge=0)
+    num_random_rollouts: int = Field(2_000, ge=0)
     """Rollouts of a random agent, from which dynamics are learned and nothing else."""
 
 
 class ImaginationSettings(Settings):
     """How much is imagined for unseen goals, and in which ways."""
 
-    ways: tuple[Way, ...] = ("greedy", "sample", "search", "search_mlp")
+    methods: tuple[Method, ...] = ("lm_greedy", "lm_sample", "search", "search_mlp")
     """Each way makes a data set of its own, and a policy trained on it."""
     num_rephrase: int = Field(2_400, ge=1)
-    """Cases for known goals in the given half of their new wordings."""
+    """Cases for known goals in the given half of their new phrasings."""
     num_easy: int = Field(600, ge=1)
     """Cases for goals of the split ``easy``."""
     num_hard: int = Field(2_400, ge=1)

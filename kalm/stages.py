@@ -13,29 +13,29 @@ from envs.episodes import Episode
 from envs.goals import Split
 from envs.language import LanguageEnv, LanguageTask
 from kalm.action_space import ActionSpace, action_space
-from kalm.cases import imagination_cases, training_cases
 from kalm.dynamics import Dynamics, LMDynamics, MLPDynamics, transition_batch
 from kalm.generation import generate
 from kalm.grounding import Grounding, GroundingData
 from kalm.judging import start_states
 from kalm.offline import ALGORITHMS, OfflineAlgorithm, OfflineData, PolicyAgent
 from kalm.planning import search
-from kalm.settings import KalmConfig, Way
+from kalm.settings import KalmConfig, Method
+from kalm.specs import imagination_specs, training_specs
 from kalm.trajectories import Trajectories, Transitions
-from kalm.trajectory_lm import Scale, TrajectoryLM
-from kalm.verification import Verdict, first_kept, quality_gate, replay, verdict_row, verify
+from kalm.trajectory_lm import StateNormalizer, TrajectoryLM
+from kalm.verification import Verdict, first_accepted, quality_gate, replay, verdict_row, verify
 from llm_agents.agents.scripted import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.evaluation.evaluate import evaluate_agent, make_panels
 from llm_agents.models.language_model import TINY, LanguageModel
-from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.registry.environments import make_environment
-from llm_agents.rollouts.cases import Case
 from llm_agents.rollouts.collect import collect
 from llm_agents.rollouts.panels import Column, Panel, make_panel
 from llm_agents.rollouts.rollout import Agent
+from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.devices import describe_device, find_device, to_device
 from llm_agents.runtime.errors import UserError
-from llm_agents.runtime.parallel import in_processes
+from llm_agents.runtime.parallel import parallel_map
 from llm_agents.runtime.progress import progress_bar, watch_progress
 from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import seeded
@@ -74,9 +74,9 @@ class Stages:
         return self.make_env()
 
     @cached_property
-    def encoder(self) -> GoalEncoder:
+    def encoder(self) -> TextEncoder:
         """The text encoder, with the features of all texts of the run in its cache once they are computed."""
-        encoder = GoalEncoder.load(self.config.language_model.encoder)
+        encoder = TextEncoder.load(self.config.language_model.encoder)
         path = self.run.folder / "text_features.safetensors"
         if path.exists():
             encoder.load_cache(path)
@@ -89,18 +89,18 @@ class Stages:
 
     @cached_property
     def transitions(self) -> Transitions:
-        """Every transition seen in the environment for training: the expert's and the play's."""
-        play = self.run.episodes("play").read()
-        return Transitions.of(self.real, Trajectories.of(play)) if play else Transitions.of(self.real)
+        """Every transition seen in the environment for training: the expert's and those of random rollouts."""
+        random = self.run.episodes("random_rollouts").read()
+        return Transitions.of(self.real, Trajectories.of(random)) if random else Transitions.of(self.real)
 
     @cached_property
-    def scale(self) -> Scale:
-        return Scale.of(self.transitions.states, self.transitions.next_states)
+    def normalizer(self) -> StateNormalizer:
+        return StateNormalizer.of(self.transitions.states, self.transitions.next_states)
 
     @property
-    def imagined_ways(self) -> list[Way]:
+    def imagined_methods(self) -> list[Method]:
         """The ways in which something was imagined that passed verification."""
-        return [way for way in self.config.imagination.ways if self.run.episodes(f"imagined_{way}").files]
+        return [method for method in self.config.imagination.methods if self.run.episodes(f"imagined_{method}").files]
 
     def check(self) -> None:
         """See whether the environment's actions are of a kind that can be learned, and whether there are cases enough
@@ -121,33 +121,38 @@ class Stages:
     def print_plan(self) -> None:
         """What will be done, in the words of sizes."""
         config, imagination = self.config, self.config.imagination
-        num_ways = len(imagination.ways)
+        num_methods = len(imagination.methods)
         unseen = imagination.num_rephrase + imagination.num_easy + imagination.num_hard
         print(
-            f"plan: collect {config.data.num_rollouts} rollouts and {config.data.num_play} of play; ground "
-            f"{config.language_model.name} on {describe_device(find_device(config.language_model.device))} for "
-            f"{config.grounding.num_steps} steps of {config.grounding.batch_size} sequences; imagine {unseen} cases in "
-            f"{num_ways} ways; train {num_ways + 2} policies ({config.policy.algorithm}) for {config.policy.num_steps} "
-            f"steps of {config.policy.batch_size} transitions; judge {num_ways + 5} agents on 5 panels of "
-            f"{config.evaluation.num_episodes} episodes; {config.num_workers} processes, seed {config.seed}"
+            f"plan: collect {config.data.num_rollouts} rollouts and {config.data.num_random_rollouts} random ones; "
+            f"ground {config.language_model.name} on {describe_device(find_device(config.language_model.device))} for "
+            f"{config.grounding.num_steps} steps of {config.grounding.batch_size} sequences; imagine {unseen} episodes "
+            f"by {num_methods} methods; train {num_methods + 2} policies ({config.policy.algorithm}) for "
+            f"{config.policy.num_steps} steps of {config.policy.batch_size} transitions; judge {num_methods + 5} "
+            f"agents on 5 panels of {config.evaluation.num_episodes} episodes; {config.num_workers} processes, seed "
+            f"{config.seed}"
         )
 
     def collect(self) -> None:
-        """Rollouts for training goals, and play; then the features of all instructions that will be read."""
+        """Rollouts for training goals, the expert's and random ones; then the features of all instructions."""
         data, seed = self.config.data, self.config.seed
         self._collect(
-            "real", training_cases(self.task, "real", data.num_rollouts, seed), ExpertMaker(data.random_share)
+            "real", training_specs(self.task, "real", data.num_rollouts, seed), ExpertMaker(data.random_fraction)
         )
-        if data.num_play:
-            self._collect("play", training_cases(self.task, "play", data.num_play, seed), _make_random)
-        oracle = [case for split in UNSEEN for case in self._cases(split)]
+        if data.num_random_rollouts:
+            self._collect(
+                "random_rollouts",
+                training_specs(self.task, "random_rollouts", data.num_random_rollouts, seed),
+                _make_random,
+            )
+        oracle = [spec for split in UNSEEN for spec in self._cases(split)]
         self._collect("oracle", oracle, ExpertMaker(0.0))
         self._encode_texts()
 
     def learn_models(self) -> None:
         """Ground the language model; beside it train what needs no imagination."""
         names = ["grounding", "policy_real"]
-        if "search_mlp" in self.config.imagination.ways:
+        if "search_mlp" in self.config.imagination.methods:
             names.append("mlp_dynamics")
         self._in_processes("training models", names)
 
@@ -159,30 +164,32 @@ class Stages:
         Raises:
             UserError: a way fails the quality gate, or nothing passed in any way.
         """
-        ways = self.config.imagination.ways
-        arguments = [(str(self.run.folder), way) for way in ways]
-        with progress_bar("imagining", len(ways)) as advance:
-            for _ in in_processes(_imagine, arguments, self.config.num_workers):
+        methods = self.config.imagination.methods
+        arguments = [(str(self.run.folder), method) for method in methods]
+        with progress_bar("imagining", len(methods)) as advance:
+            for _ in parallel_map(_imagine, arguments, self.config.num_workers):
                 advance()
-        for way in ways:
-            row = self.run.once(f"gate_{way}", dict)["train"]
+        for method in methods:
+            row = self.run.get_or_compute(f"gate_{method}", dict)["train"]
             print(
-                f"{way}: {row['replay_success']:.0%} of {row['replayed']:.0f} rollouts imagined for training goals "
+                f"{method}: {row['replay_success']:.0%} of {row['replayed']:.0f} rollouts imagined for training goals "
                 f"succeed in the environment; mean state error {row['state_error']:.3f}"
             )
-            quality_gate(way, row["replay_success"], self.config.verification)
-            if way not in self.imagined_ways:
-                print(f"{way}: nothing passed verification, no policy is trained from it: see verifier_{way}.json")
-        if ways and not self.imagined_ways:
+            quality_gate(method, row["replay_success"], self.config.verification)
+            if method not in self.imagined_methods:
+                print(
+                    f"{method}: nothing passed verification, no policy is trained from it: see verifier_{method}.json"
+                )
+        if methods and not self.imagined_methods:
             raise UserError("nothing that was imagined passed verification, in any way: see verifier_*.json")
 
     def train_policies(self) -> None:
         """All policies with added data; first those from which the share of imagined data is chosen."""
-        deciding = [_policy_name(self._deciding_policy, share) for share in self.config.policy.imagined_shares]
+        deciding = [_policy_name(self._deciding_policy, fraction) for fraction in self.config.policy.imagined_fractions]
         if len(deciding) > 1:
             self._in_processes("choosing a share", deciding)
-        added = [*self.imagined_ways, "oracle"]
-        self._in_processes("training policies", [_policy_name(f"real+{a}", self.chosen_share()) for a in added])
+        added = [*self.imagined_methods, "oracle"]
+        self._in_processes("training policies", [_policy_name(f"real+{a}", self.chosen_fraction()) for a in added])
 
     def train(self, name: str) -> None:
         """One training by the name of its checkpoint, in this process."""
@@ -212,41 +219,41 @@ class Stages:
 
     def _train_policy(self, name: str) -> None:
         """A policy from real data and what its name adds to them."""
-        _, added, share = _parse_policy_name(name)
+        _, added, fraction = _parse_policy_name(name)
         extra = Trajectories.of(self.run.episodes(added).read()) if added else None
         settings = self.config.policy
-        data = OfflineData(self.encoder, self.real, extra, share, settings.batch_size, self.config.seed)
+        data = OfflineData(self.encoder, self.real, extra, fraction, settings.batch_size, self.config.seed)
         algorithm = self._make_policy()
         fit(algorithm, settings, data.batch, self.run, name, after_step=algorithm.after_step, show_progress=False)
 
-    def imagine_in(self, way: Way) -> None:
+    def imagine_by(self, method: Method) -> None:
         """Imagine in one way for every unseen split and keep what passes verification.
 
-        Of ``greedy`` rollouts all are kept, as published; of ``sample`` one a case.
+        Of ``lm_greedy`` rollouts all are kept, as published; of ``lm_sample`` one a case.
         """
-        self.run.once(f"gate_{way}", lambda: {"train": self._gate_row(way)})
-        self.run.once(f"verifier_{way}", lambda: self._imagine_unseen(way))
+        self.run.get_or_compute(f"gate_{method}", lambda: {"train": self._gate_row(method)})
+        self.run.get_or_compute(f"verifier_{method}", lambda: self._imagine_unseen(method))
 
-    def _imagine_unseen(self, way: Way) -> dict[str, dict[str, float]]:
+    def _imagine_unseen(self, method: Method) -> dict[str, dict[str, float]]:
         """Store what passes verification, and return what verification says, by split."""
-        kept: list[Episode] = []
+        accepted: list[Episode] = []
         table: dict[str, dict[str, float]] = {}
         for split in UNSEEN:
-            episodes = self._imagine(way, self._cases(split))
-            verdict = self._verify(way, episodes)
+            episodes = self._imagine(method, self._cases(split))
+            verdict = self._verify(method, episodes)
             table[split] = self._verdict_row(episodes, verdict)
-            kept += episodes if way == "greedy" else first_kept(episodes, verdict)
-        store = self.run.episodes(f"imagined_{way}")
+            accepted += episodes if method == "lm_greedy" else first_accepted(episodes, verdict)
+        store = self.run.episodes(f"imagined_{method}")
         if not store.files:  # or a run was killed between the two, and they are the same
-            store.append(kept)
+            store.append(accepted)
         return table
 
-    def chosen_share(self) -> float:
+    def chosen_fraction(self) -> float:
         """The share of imagined data in a batch: the largest that costs next to nothing on training goals."""
-        shares = self.config.policy.imagined_shares
-        if len(shares) == 1:
-            return shares[0]
-        return self.run.once("imagined_share", self._choose_share)["chosen"]["share"]
+        fractions = self.config.policy.imagined_fractions
+        if len(fractions) == 1:
+            return fractions[0]
+        return self.run.get_or_compute("imagined_fraction", self._choose_fraction)["chosen"]["fraction"]
 
     def load_language_model(self) -> TrajectoryLM:
         """The grounded language model."""
@@ -254,28 +261,28 @@ class Stages:
         load_weights(grounding, self.run, "grounding")
         return grounding.model
 
-    def load_policy_agent(self, name: str, share: float) -> PolicyAgent:
+    def load_policy_agent(self, name: str, fraction: float) -> PolicyAgent:
         """A trained policy as an agent."""
         algorithm = self._make_policy()
-        load_weights(algorithm, self.run, _policy_name(name, share))
+        load_weights(algorithm, self.run, _policy_name(name, fraction))
         return PolicyAgent(algorithm, self.encoder, self.config.policy.temperature)
 
-    def _collect(self, name: str, cases: list[Case], make_agent: Callable[[LanguageTask], Agent]) -> None:
-        collect(self.make_env, make_agent, cases, self.run.episodes(name), name, self.config.num_workers)
+    def _collect(self, name: str, specs: list[EpisodeSpec], make_agent: Callable[[LanguageTask], Agent]) -> None:
+        collect(self.make_env, make_agent, specs, self.run.episodes(name), name, self.config.num_workers)
 
-    def _cases(self, split: Split) -> list[Case]:
+    def _cases(self, split: Split) -> list[EpisodeSpec]:
         count = getattr(self.config.imagination, f"num_{split}")
-        return imagination_cases(self.task, split, count, self.config.seed)
+        return imagination_specs(self.task, split, count, self.config.seed)
 
     def _encode_texts(self) -> None:
         """Encode every instruction that will be read once, for all processes and later stages."""
         path = self.run.folder / "text_features.safetensors"
         if path.exists():
             return
-        said = [episode.instruction for episode in self.real.episodes]
-        said += [case.instruction for split in UNSEEN for case in self._cases(split)]
-        said += [case.instruction for panel in self.panels().values() for case in panel.cases]
-        texts = sorted(set(said))
+        instructions = [episode.instruction for episode in self.real.episodes]
+        instructions += [spec.instruction for split in UNSEEN for spec in self._cases(split)]
+        instructions += [spec.instruction for panel in self.panels().values() for spec in panel.specs]
+        texts = sorted(set(instructions))
         with progress_bar("encoding texts", len(texts)) as advance:
             for part in (texts[i : i + 512] for i in range(0, len(texts), 512)):
                 self.encoder.encode(part)
@@ -284,34 +291,34 @@ class Stages:
 
     def _make_grounding(self) -> Grounding:
         """The untrained language model with its tasks; its weights depend on the seed alone."""
-        corpus = [words for goal in self.task.goals("train") for words in goal.phrasings]
+        corpus = [phrasing for goal in self.task.goals("train") for phrasing in goal.phrasings]
         with seeded(self.config.seed):
             lm = LanguageModel.load(self.config.language_model, corpus=corpus, encoder=self._tiny_encoder)
-            model = TrajectoryLM(lm, self.actions, self._scale_or_shape())
+            model = TrajectoryLM(lm, self.actions, self._normalizer_or_shape())
         return Grounding(model, self.config.grounding)
 
     @property
-    def _tiny_encoder(self) -> GoalEncoder | None:
+    def _tiny_encoder(self) -> TextEncoder | None:
         return self.encoder if self.config.language_model.name == TINY else None
 
     def _make_mlp(self) -> MLPDynamics:
         with seeded(self.config.seed):
-            return MLPDynamics(self.actions, self._scale_or_shape(), self.config.mlp_dynamics)
+            return MLPDynamics(self.actions, self._normalizer_or_shape(), self.config.mlp_dynamics)
 
     def _make_policy(self) -> OfflineAlgorithm:
         algorithm = ALGORITHMS[self.config.policy.algorithm]
         with seeded(self.config.seed):
-            return algorithm(self.encoder.dim, self._scale_or_shape(), self.actions, self.config.policy)
+            return algorithm(self.encoder.dim, self._normalizer_or_shape(), self.actions, self.config.policy)
 
-    def _scale_or_shape(self) -> Scale:
+    def _normalizer_or_shape(self) -> StateNormalizer:
         """The scale measured on the data; without data, to load weights into, one of the same shape."""
         if self.run.episodes("real").files:
-            return self.scale
+            return self.normalizer
         size = self._probe.state.shape[0]
-        return Scale(*(torch.ones(size) for _ in range(3)))
+        return StateNormalizer(*(torch.ones(size) for _ in range(3)))
 
-    def _dynamics(self, way: Way) -> Dynamics:
-        return self._mlp if way == "search_mlp" else LMDynamics(self._language_model)
+    def _dynamics(self, method: Method) -> Dynamics:
+        return self._mlp if method == "search_mlp" else LMDynamics(self._language_model)
 
     @cached_property
     def _language_model(self) -> TrajectoryLM:
@@ -323,20 +330,20 @@ class Stages:
         load_weights(mlp, self.run, "mlp_dynamics")
         return mlp
 
-    def _imagine(self, way: Way, cases: list[Case]) -> list[Episode]:
-        """One rollout a case; of ``sample`` several."""
+    def _imagine(self, method: Method, specs: list[EpisodeSpec]) -> list[Episode]:
+        """One rollout a case; of ``lm_sample`` several."""
         config, seed = self.config, self.config.seed
-        starts = start_states(self.make_env, cases)
-        if way in ("search", "search_mlp"):
-            dynamics = self._dynamics(way)
-            return search(dynamics, self.task, self.actions, self._propose, cases, starts, config.search, seed)
+        starts = start_states(self.make_env, specs)
+        if method in ("search", "search_mlp"):
+            dynamics = self._dynamics(method)
+            return search(dynamics, self.task, self.actions, self._propose, specs, starts, config.search, seed)
         copies, temperature = 1, 0.0
-        if way == "sample":
+        if method == "lm_sample":
             copies, temperature = config.generation.num_samples, config.generation.temperature
         return generate(
             self._language_model,
             self.task,
-            cases * copies,
+            specs * copies,
             np.tile(starts, (copies, 1)),
             config.generation,
             temperature,
@@ -349,13 +356,13 @@ class Stages:
         model = self._language_model
         return model.first_action_logits(instructions, states.to(model.device))
 
-    def _verify(self, way: Way, episodes: Sequence[Episode]) -> Verdict:
-        return verify(episodes, self.task, self._dynamics(way), self.scale.step_std, self.config.verification)
+    def _verify(self, method: Method, episodes: Sequence[Episode]) -> Verdict:
+        return verify(episodes, self.task, self._dynamics(method), self.normalizer.step_std, self.config.verification)
 
-    def _gate_row(self, way: Way) -> dict[str, float]:
-        cases = training_cases(self.task, "gate", self.config.verification.num_replayed, self.config.seed)
-        episodes = self._imagine(way, cases)
-        return self._verdict_row(episodes, self._verify(way, episodes))
+    def _gate_row(self, method: Method) -> dict[str, float]:
+        specs = training_specs(self.task, "gate", self.config.verification.num_replayed, self.config.seed)
+        episodes = self._imagine(method, specs)
+        return self._verdict_row(episodes, self._verify(method, episodes))
 
     def _verdict_row(self, episodes: Sequence[Episode], verdict: Verdict) -> dict[str, float]:
         """What verification says of imagined rollouts, and on a sample of them what the environment says."""
@@ -367,17 +374,17 @@ class Stages:
     @property
     def _deciding_policy(self) -> str:
         """The policy from which the share is chosen: with search if there is one."""
-        ways = self.imagined_ways
-        return f"real+{'search' if 'search' in ways else (*ways, 'oracle')[0]}"
+        methods = self.imagined_methods
+        return f"real+{'search' if 'search' in methods else (*methods, 'oracle')[0]}"
 
-    def _choose_share(self) -> dict[str, dict[str, float]]:
+    def _choose_fraction(self) -> dict[str, dict[str, float]]:
         panel = make_panel(self.task, "train", self.config.evaluation.num_validation, VALIDATION_SEED)
         rates = {}
-        for share in self.config.policy.imagined_shares:
-            agent = self.load_policy_agent(self._deciding_policy, share)
-            rates[share] = evaluate_agent(agent, self.make_env, panel).rate.value
-        chosen = max(share for share, rate in rates.items() if rate >= max(rates.values()) - TOLERANCE)
-        table = {str(share): {"share": share, "train_success": rate} for share, rate in rates.items()}
+        for fraction in self.config.policy.imagined_fractions:
+            agent = self.load_policy_agent(self._deciding_policy, fraction)
+            rates[fraction] = evaluate_agent(agent, self.make_env, panel).rate.value
+        chosen = max(fraction for fraction, rate in rates.items() if rate >= max(rates.values()) - TOLERANCE)
+        table = {str(fraction): {"fraction": fraction, "train_success": rate} for fraction, rate in rates.items()}
         return {**table, "chosen": {"share": chosen, "train_success": rates[chosen]}}
 
     def _in_processes(self, title: str, names: list[str]) -> None:
@@ -387,18 +394,18 @@ class Stages:
         steps = {name: settings.get(name, self.config.policy).num_steps for name in names}
         arguments = [(str(self.run.folder), name) for name in names]
         with watch_progress(title, self.run, steps):
-            for _ in in_processes(_train, arguments, self.config.num_workers):
+            for _ in parallel_map(_train, arguments, self.config.num_workers):
                 pass
 
 
 class ExpertMaker:
     """Makes the expert of a task, as something that can be sent to another process."""
 
-    def __init__(self, random_share: float) -> None:
-        self.random_share = random_share
+    def __init__(self, random_fraction: float) -> None:
+        self.random_fraction = random_fraction
 
     def __call__(self, task: LanguageTask) -> Agent:
-        return NoisyAgent(ExpertAgent(task), self.random_share) if self.random_share else ExpertAgent(task)
+        return NoisyAgent(ExpertAgent(task), self.random_fraction) if self.random_fraction else ExpertAgent(task)
 
 
 def _make_random(task: LanguageTask) -> Agent:
@@ -409,8 +416,8 @@ def _train(folder: str, name: str) -> None:
     _open(folder).train(name)
 
 
-def _imagine(folder: str, way: Way) -> None:
-    _open(folder).imagine_in(way)
+def _imagine(folder: str, method: Method) -> None:
+    _open(folder).imagine_by(method)
 
 
 def _open(folder: str) -> Stages:
@@ -418,14 +425,14 @@ def _open(folder: str) -> Stages:
     return Stages(KalmConfig.model_validate(run.config), run)
 
 
-def _policy_name(name: str, share: float) -> str:
+def _policy_name(name: str, fraction: float) -> str:
     """The checkpoint of a policy: ``policy_real`` or such as ``policy_real+search@0.5``."""
-    return f"policy_{name}" if name == "real" else f"policy_{name}@{share:g}"
+    return f"policy_{name}" if name == "real" else f"policy_{name}@{fraction:g}"
 
 
 def _parse_policy_name(name: str) -> tuple[str, str, float]:
     """The agent, the episode store it adds ("" for none) and the share of a policy's checkpoint."""
-    agent, _, share = name.removeprefix("policy_").partition("@")
+    agent, _, fraction = name.removeprefix("policy_").partition("@")
     added = agent.removeprefix("real").removeprefix("+")
     store = added if added in ("", "oracle") else f"imagined_{added}"
-    return agent, store, float(share or 0.0)
+    return agent, store, float(fraction or 0.0)

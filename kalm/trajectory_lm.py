@@ -44,7 +44,7 @@ def read_actions(model: TrajectoryLM, states: Tensor, actions: Tensor) -> Tensor
 MARKERS = ("goal", "rollout", "dynamics", "start", "end")
 
 
-class Scale(NamedTuple):
+class StateNormalizer(NamedTuple):
     """What numbers of an environment look like: mean and deviation of states, deviation of one step's change, (D,)."""
 
     state_mean: Tensor
@@ -52,7 +52,7 @@ class Scale(NamedTuple):
     step_std: Tensor
 
     @classmethod
-    def of(cls, states: Tensor, next_states: Tensor) -> Scale:
+    def of(cls, states: Tensor, next_states: Tensor) -> StateNormalizer:
         """Measured on transitions (N, D).
 
         A number that is always the same gets the deviation 1, and one that stays the same throughout an episode a
@@ -79,13 +79,13 @@ class TrajectoryLM(nn.Module):
     state_std: Tensor
     step_std: Tensor
 
-    def __init__(self, lm: LanguageModel, actions: ActionSpace, scale: Scale) -> None:
+    def __init__(self, lm: LanguageModel, actions: ActionSpace, normalizer: StateNormalizer) -> None:
         super().__init__()
         self.lm = lm
         self.actions = actions
-        for name, value in scale._asdict().items():
+        for name, value in normalizer._asdict().items():
             self.register_buffer(name, value.float())
-        width, state_dim = lm.hidden_size, len(scale.state_mean)
+        width, state_dim = lm.hidden_size, len(normalizer.state_mean)
         self.state_adapter = nn.Sequential(nn.Linear(state_dim, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
         self.action_adapter = actions.make_embedding(state_dim, width)
         self.markers = nn.Embedding(len(MARKERS), width)

@@ -47,7 +47,7 @@ class Verdict:
     success: NDArray[np.bool_]
 
     @property
-    def kept(self) -> NDArray[np.bool_]:
+    def accepted(self) -> NDArray[np.bool_]:
         """Plausible, consistent with the model's own dynamics, and successful."""
         return self.plausible & self.consistent & self.success
 
@@ -97,11 +97,11 @@ def _all_steps(good: NDArray[np.bool_], rows: NDArray, count: int) -> NDArray[np
     return ~bad
 
 
-def first_kept(episodes: Sequence[Episode], verdict: Verdict) -> list[Episode]:
+def first_accepted(episodes: Sequence[Episode], verdict: Verdict) -> list[Episode]:
     """The first rollout of each case that passed verification."""
     found: dict[tuple, Episode] = {}
-    for episode, kept in zip(episodes, verdict.kept, strict=True):
-        if kept:
+    for episode, accepted in zip(episodes, verdict.accepted, strict=True):
+        if accepted:
             found.setdefault((episode.goal_id, episode.instruction, episode.seed), episode)
     return list(found.values())
 
@@ -150,18 +150,18 @@ def verdict_row(verdict: Verdict, sample: NDArray[np.integer], replays: Sequence
         that succeed (fail) in the environment are kept; nan where there are none.
     """
     real = np.array([replay.success for replay in replays])
-    kept = verdict.kept[sample]
+    accepted = verdict.accepted[sample]
     return {
         "imagined": float(len(verdict.success)),
         "success": float(verdict.success.mean()),
         "plausible": float(verdict.plausible.mean()),
         "consistent": float(verdict.consistent.mean()),
-        "kept": float(verdict.kept.mean()),
+        "kept": float(verdict.accepted.mean()),
         "replayed": float(len(real)),
         "replay_success": float(real.mean()),
-        "replay_success_kept": _share(real[kept]),
-        "tpr": _share(kept[real]),
-        "fpr": _share(kept[~real]),
+        "replay_success_kept": _share(real[accepted]),
+        "tpr": _share(accepted[real]),
+        "fpr": _share(accepted[~real]),
         "state_error": float(np.mean([replay.state_error for replay in replays])),
     }
 
@@ -170,7 +170,7 @@ def _share(values: NDArray[np.bool_]) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def quality_gate(way: str, replay_success: float, settings: VerificationSettings) -> None:
+def quality_gate(method: str, replay_success: float, settings: VerificationSettings) -> None:
     """Refuse to train a policy on imagination that the environment does not confirm.
 
     Args:
@@ -181,7 +181,7 @@ def quality_gate(way: str, replay_success: float, settings: VerificationSettings
     """
     if replay_success < settings.min_replay_success:
         raise UserError(
-            f"imagination ({way}) is not good enough: {replay_success:.0%} of its rollouts for training goals succeed "
-            f"in the environment, the floor is {settings.min_replay_success:.0%}.\n"
+            f"imagination ({method}) is not good enough: {replay_success:.0%} of its rollouts for training goals "
+            f"succeed in the environment, the floor is {settings.min_replay_success:.0%}.\n"
             "Ground the model longer (--grounding.num_steps) or lower --verification.min_replay_success."
         )

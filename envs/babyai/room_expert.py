@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.babyai.room_judges import CLOSED, LOCKED, OPEN, Scene, find_judge, find_scenes
 from envs.babyai.room_paths import CELL_STEPS
+from envs.babyai.room_predicates import CLOSED, LOCKED, OPEN, Scene, find_predicate, find_scenes
 from envs.babyai.room_state import COLOURS, KINDS
 from envs.language import LanguageEnv
 
@@ -27,7 +27,7 @@ class RoomExpert:
 
 def _choose(env: LanguageEnv) -> int:
     (scene,) = find_scenes(env.state)
-    judge = find_judge(env.goal.id)
+    judge = find_predicate(env.goal.id)
     costs = [judge.cost(outcome(scene, action)) for action in range(6)]
     best = [action for action, cost in enumerate(costs) if cost == min(costs)]
     if len(best) == 1 or min(costs) < judge.cost(scene):

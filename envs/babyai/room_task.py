@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.babyai import room_wordings as wordings
-from envs.babyai.room_judges import LOST, WALLS, Scene, find_judge, find_scenes, pairs
+from envs.babyai import room_phrasings as phrasings
+from envs.babyai.room_predicates import LOST, WALLS, Scene, find_predicate, find_scenes, pairs
 from envs.babyai.room_state import (
     COLOURS,
     DERIVED,
@@ -87,11 +87,11 @@ class BabyAIRoomTask(LanguageTask):
         return ACTION_TEXTS.index(words)
 
     def achieved(self, goal: Goal, states: NDArray, start: NDArray | None = None) -> NDArray[np.bool_]:
-        return _map(find_judge(goal.id).achieved, states, bool)
+        return _map(find_predicate(goal.id).achieved, states, bool)
 
     def cost(self, goal: Goal, states: NDArray, start: NDArray | None = None) -> NDArray[np.floating]:
         """How many actions each state is from the goal, (..., D) -> (...)."""
-        return _map(find_judge(goal.id).cost, states, np.float32)
+        return _map(find_predicate(goal.id).cost, states, np.float32)
 
     def reward(
         self, goal: Goal, states: NDArray, next_states: NDArray, start: NDArray | None = None
@@ -102,7 +102,7 @@ class BabyAIRoomTask(LanguageTask):
     def horizon(self, goal: Goal) -> int:
         return HORIZONS[goal.family]
 
-    def startable(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
+    def is_valid_start(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
         cost = self.cost(goal, states)
         return (cost >= START_COSTS.get(goal.family, 1)) & (cost < LOST)
 
@@ -125,7 +125,7 @@ class BabyAIRoomTask(LanguageTask):
         states = np.asarray(states)
         return np.where(np.isfinite(states).all(-1, keepdims=True), project(states), states)
 
-    def draw(self, state: NDArray) -> NDArray[np.uint8]:
+    def render_state(self, state: NDArray) -> NDArray[np.uint8]:
         from envs.babyai.room_picture import draw
 
         return draw(state)
@@ -190,21 +190,21 @@ def _wall(door: int) -> str:
 
 def _goals() -> Iterator[Goal]:
     for colour in COLOURS:
-        yield from _both("open", (colour,), wordings.open_door(colour), wordings.open_rephrase(colour))
-        yield Goal(f"unlock/{colour}", "unlock", "hard", wordings.unlock(colour))
+        yield from _both("open", (colour,), phrasings.open_door(colour), phrasings.open_rephrase(colour))
+        yield Goal(f"unlock/{colour}", "unlock", "hard", phrasings.unlock(colour))
     for kind in KINDS:
-        yield from _both("goto", kind, wordings.goto(kind), wordings.goto_rephrase(kind))
-        yield from _both("pickup", kind, wordings.pickup(kind), wordings.pickup_rephrase(kind))
+        yield from _both("goto", kind, phrasings.goto(kind), phrasings.goto_rephrase(kind))
+        yield from _both("pickup", kind, phrasings.pickup(kind), phrasings.pickup_rephrase(kind))
     for x, y in permutations(KINDS, 2):
-        yield from _both("putnext", (*x, *y), wordings.putnext(x, y), wordings.putnext_rephrase(x, y))
+        yield from _both("putnext", (*x, *y), phrasings.putnext(x, y), phrasings.putnext_rephrase(x, y))
     for colour, kind in product(COLOURS, KINDS):
         names = "/".join((colour, *kind))
-        yield Goal(f"opengoto/{names}", "opengoto", "easy", wordings.open_then_goto(colour, kind))
-        yield Goal(f"openpickup/{names}", "openpickup", "easy", wordings.open_then_pickup(colour, kind))
+        yield Goal(f"opengoto/{names}", "opengoto", "easy", phrasings.open_then_goto(colour, kind))
+        yield Goal(f"openpickup/{names}", "openpickup", "easy", phrasings.open_then_pickup(colour, kind))
     for side in WALLS:
-        yield Goal(f"wall/{side}", "wall", "easy", wordings.wall(side))
-    yield Goal("centre", "centre", "easy", wordings.CENTRE)
-    for number, (family, say) in enumerate((("line", wordings.line), ("pile", wordings.pile))):
+        yield Goal(f"wall/{side}", "wall", "easy", phrasings.wall(side))
+    yield Goal("centre", "centre", "easy", phrasings.CENTRE)
+    for number, (family, say) in enumerate((("line", phrasings.line), ("pile", phrasings.pile))):
         for kinds in _triples(number):
             names = "/".join(name for kind in kinds for name in kind)
             yield Goal(f"{family}/{names}", family, "hard", say(*kinds))
@@ -213,8 +213,8 @@ def _goals() -> Iterator[Goal]:
 def _both(family: str, names: tuple[str, ...], train: tuple[str, ...], rephrase: tuple[str, ...]) -> Iterator[Goal]:
     """A goal of the splits train and rephrase."""
     splits: tuple[tuple[Split, tuple[str, ...]], ...] = (("train", train), ("rephrase", rephrase))
-    for split_, phrasings in splits:
-        yield Goal("/".join((family, *names)), family, split_, phrasings)
+    for split_, said in splits:
+        yield Goal("/".join((family, *names)), family, split_, said)
 
 
 def _triples(seed: int) -> list[tuple[Kind, ...]]:

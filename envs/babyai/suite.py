@@ -154,8 +154,8 @@ def clauses_of(goal_id: str) -> tuple[Clause, ...]:
     return tuple((verb, tuple(next(things) for _ in range(VERBS[verb].count("{}")))) for verb in verbs)
 
 
-def wordings(goal_id: str) -> tuple[str, ...]:
-    """The goal in BabyAI's words: one wording, or two where one clause comes after another."""
+def phrasings(goal_id: str) -> tuple[str, ...]:
+    """The goal in BabyAI's words: one phrasing, or two where one clause comes after another."""
     said = [VERBS[verb].format(*(" ".join(thing) for thing in things)) for verb, things in clauses_of(goal_id)]
     if len(said) == 1:
         return (said[0],)
@@ -166,7 +166,7 @@ def wordings(goal_id: str) -> tuple[str, ...]:
 def _goals(families: tuple[str, ...]) -> Iterator[Goal]:
     for family in families:
         for goal_id, is_held_out in _missions(family, FAMILIES[family]):
-            words = wordings(goal_id)
+            words = phrasings(goal_id)
             if is_held_out:
                 yield Goal(goal_id, family, "easy", words)
                 continue
@@ -182,7 +182,7 @@ def _composed_goals(family: str) -> Iterator[Goal]:
     """A fixed sample of the new compositions, over pairs that training knows."""
     known = [goal_id for goal_id, is_held_out in _missions(family, COMPOSITIONS[family]) if not is_held_out]
     for i in np.random.default_rng(0).permutation(len(known))[:NUM_COMPOSED]:
-        yield Goal(known[i], family, "hard", wordings(known[i]))
+        yield Goal(known[i], family, "hard", phrasings(known[i]))
 
 
 def _missions(family: str, verbs: tuple[str, ...]) -> Iterator[tuple[str, bool]]:

@@ -80,7 +80,7 @@ class BabyAITextTask(LanguageTask):
     ) -> NDArray[np.floating]:
         return self.achieved(goal, next_states).astype(np.float32)
 
-    def wording_kind(self, phrasing: str) -> str:
+    def phrasing_kind(self, phrasing: str) -> str:
         """The modifiers that a phrasing came from, joined by ``+``; empty for BabyAI's own words."""
         template = _MISSION.search(phrasing)
         return template[1] or "" if template else modifiers_of(phrasing)
@@ -99,7 +99,7 @@ class BabyAITextTask(LanguageTask):
         """The view of the agent."""
         return StateGrid(0, (SIZE, SIZE, IMAGE_SIZE // SIZE**2))
 
-    def draw(self, state: NDArray) -> NDArray[np.uint8]:
+    def render_state(self, state: NDArray) -> NDArray[np.uint8]:
         """The view of the agent, which looks up, (224, 224, 3); what it cannot see is dark."""
         image = np.clip(np.rint(np.nan_to_num(_checked(state)[:IMAGE_SIZE])), 0, _LARGEST).astype(np.uint8)
         grid, visible = Grid.decode(image.reshape(SIZE, SIZE, 3))
@@ -140,7 +140,7 @@ class LevelTask(BabyAITextTask):
     def reset_options(self, goal: Goal) -> dict[str, Any] | None:
         return None if self._is_fixed else {"held_out": goal.split in ("easy", "hard")}
 
-    def instruct(self, phrasing: str, info: dict[str, Any]) -> str:
+    def render_instruction(self, phrasing: str, info: dict[str, Any]) -> str:
         """The phrasing, with the mission drawn in place of ``{mission}``; of ``{mission:nouns}`` with other nouns."""
 
         def said(match: re.Match[str]) -> str:

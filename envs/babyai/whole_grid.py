@@ -196,7 +196,7 @@ class _SeenWhole(BabyAITextTask):
         """All of it."""
         return StateGrid(0, (*self.size, 3))
 
-    def draw(self, state: NDArray) -> NDArray[np.uint8]:
+    def render_state(self, state: NDArray) -> NDArray[np.uint8]:
         """The grid from above, (32 H, 32 W, 3)."""
         parts = _rounded(state, self.size)
         grid, _ = Grid.decode(np.clip(parts.cells, 0, HIGHEST_CELL).astype(np.uint8))

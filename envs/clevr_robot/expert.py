@@ -46,13 +46,13 @@ class ClevrRobotExpert:
     Args:
         max_trials: how many pushes to try in the simulator, at most, where precision matters.
         noise: standard deviation of the noise on the rewards, in their units (10 a metre).
-        random_share: probability of a random push.
+        random_fraction: probability of a random push.
     """
 
-    def __init__(self, max_trials: int = 16, noise: float = 0.2, random_share: float = 0.1) -> None:
+    def __init__(self, max_trials: int = 16, noise: float = 0.2, random_fraction: float = 0.1) -> None:
         self.max_trials = max_trials
         self.noise = noise
-        self.random_share = random_share
+        self.random_fraction = random_fraction
 
     def act(self, envs: Sequence[LanguageEnv]) -> list[int]:
         outcomes = predict_pushes(np.stack([env.state for env in envs]))
@@ -60,7 +60,7 @@ class ClevrRobotExpert:
 
     def _choose(self, env: LanguageEnv, outcomes: NDArray) -> int:
         rng = np.random.default_rng([env.seed, env.num_steps])
-        if rng.random() < self.random_share:
+        if rng.random() < self.random_fraction:
             return int(rng.integers(NUM_ACTIONS))
         noise = self.noise * rng.standard_normal(NUM_ACTIONS)
         promised = self._rewards(env, outcomes) + noise

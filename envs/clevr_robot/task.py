@@ -10,7 +10,7 @@ from itertools import combinations, permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.clevr_robot import wordings
+from envs.clevr_robot import phrasings
 from envs.clevr_robot.picture import draw
 from envs.clevr_robot.scene import COLOURS, HIGH, LOW, NUM_BALLS
 from envs.goals import Goal, GoalSet
@@ -101,10 +101,10 @@ class ClevrRobotTask(LanguageTask):
         steps = np.linalg.norm(after - before, axis=-1)
         return np.isfinite(after).all((-2, -1)) & on_table & (steps < MAX_STEP).all(-1) & _apart(after, MIN_DISTANCE)
 
-    def startable(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
+    def is_valid_start(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
         return ~self.achieved(goal, states, states) & _judge(goal.id).room(_positions(states))
 
-    def draw(self, state: NDArray) -> NDArray[np.uint8]:
+    def render_state(self, state: NDArray) -> NDArray[np.uint8]:
         return draw(state)
 
     def expert(self) -> Expert:
@@ -221,16 +221,16 @@ def _goal_set() -> GoalSet:
     for relation in RELATIONS:
         for a, b in permutations(COLOURS, 2):
             goal_id = f"pair/{relation}/{a}/{b}"
-            goals.append(Goal(goal_id, "pair", "train", wordings.pair_train(relation, a, b)))
-            goals.append(Goal(goal_id, "pair", "rephrase", wordings.pair_rephrase(relation, a, b)))
+            goals.append(Goal(goal_id, "pair", "train", phrasings.pair_train(relation, a, b)))
+            goals.append(Goal(goal_id, "pair", "rephrase", phrasings.pair_rephrase(relation, a, b)))
         for a in COLOURS:
-            goals.append(Goal(f"move/{relation}/{a}", "move", "easy", wordings.move(relation, a)))
+            goals.append(Goal(f"move/{relation}/{a}", "move", "easy", phrasings.move(relation, a)))
     for family, size in (("both", 2), ("three", 3)):
         for parts in _compositions(size, NUM_COMPOSED[family]):
             goal_id = "/".join([family, *(name for part in parts for name in part)])
-            goals.append(Goal(goal_id, family, "hard", wordings.together(parts)))
-    goals.append(Goal("line", "line", "hard", wordings.LINE))
-    goals.extend(Goal(f"gather/{a}", "gather", "hard", wordings.gather(a)) for a in COLOURS)
+            goals.append(Goal(goal_id, family, "hard", phrasings.together(parts)))
+    goals.append(Goal("line", "line", "hard", phrasings.LINE))
+    goals.extend(Goal(f"gather/{a}", "gather", "hard", phrasings.gather(a)) for a in COLOURS)
     return GoalSet(goals)
 
 

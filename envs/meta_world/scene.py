@@ -144,12 +144,14 @@ class Scene:
             state[BASE] = self.model.body_pos[self._base]
         return state
 
-    def save(self) -> Moment:
+    def save(self) -> AgentObservation:
         physics = np.empty_like(self._rest)
         mujoco.mj_getState(self.model, self.data, physics, _FULL)
-        return Moment(physics, self.model.body_pos.copy(), self.model.site_pos.copy(), vars(self.native).copy())
+        return AgentObservation(
+            physics, self.model.body_pos.copy(), self.model.site_pos.copy(), vars(self.native).copy()
+        )
 
-    def load(self, moment: Moment) -> None:
+    def load(self, moment: AgentObservation) -> None:
         mujoco.mj_setState(self.model, self.data, moment.physics, _FULL)
         self.model.body_pos[:] = moment.body_positions
         self.model.site_pos[:] = moment.site_positions
@@ -157,7 +159,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Moment:
+class AgentObservation:
     """All that a scene needs to go on from: what the simulator, the model and the library's object remember."""
 
     physics: NDArray
@@ -176,7 +178,7 @@ class Play:
 
     def __init__(self, task: str, rng: np.random.Generator) -> None:
         self.scene = scene(task)
-        self._aside: Moment | None = None
+        self._aside: AgentObservation | None = None
         self._take_over()
         self.scene.reset(self.scene.draw(rng))
         self.state = self.scene.observe()

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from envs.goals import SPLITS, Goal, GoalSet
 from envs.language import Expert, InvalidAction, LanguageTask, start_of
 from envs.meta_world.describe import describe
+from envs.meta_world.phrasings import PHRASES, phrasings
 from envs.meta_world.picture import draw
 from envs.meta_world.plausible import plausible
 from envs.meta_world.predicates import STEPS, achieved, cost
-from envs.meta_world.wordings import PHRASES, wordings
 
 SUCCESS_BONUS = 10.0
 REWARD_SCALE = 10.0
@@ -36,7 +36,7 @@ class MetaWorldTask(LanguageTask):
         if not 1 <= horizon <= MAX_HORIZON:
             raise ValueError(f"the horizon is {horizon}: it must be from 1 to {MAX_HORIZON}, the library's limit")
         self._horizon = horizon
-        self.goal_set = GoalSet(Goal(t, t, split, wordings(t, split)) for split in SPLITS for t in PHRASES[split])
+        self.goal_set = GoalSet(Goal(t, t, split, phrasings(t, split)) for split in SPLITS for t in PHRASES[split])
 
     def describe(self, state: NDArray) -> str:
         return describe(state)
@@ -71,7 +71,7 @@ class MetaWorldTask(LanguageTask):
     def plausible(self, states: NDArray, actions: NDArray, next_states: NDArray) -> NDArray[np.bool_]:
         return plausible(np.asarray(states), np.asarray(next_states))
 
-    def draw(self, state: NDArray) -> NDArray[np.uint8]:
+    def render_state(self, state: NDArray) -> NDArray[np.uint8]:
         return draw(state)
 
     def expert(self) -> Expert:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kalm.action_space import ActionSpace
 from kalm.offline.policy import OfflineAlgorithm, PolicySettings
-from kalm.trajectory_lm import Scale
+from kalm.trajectory_lm import StateNormalizer
 from llm_agents.runtime.errors import UserError
 from llm_agents.training.loop import Batch
 
@@ -30,9 +30,11 @@ class ConservativeQLearning(OfflineAlgorithm):
         if actions.num_q_inputs:
             raise UserError("cql needs discrete actions: for continuous ones use --policy.algorithm bc or iql")
 
-    def __init__(self, text_dim: int, scale: Scale, actions: ActionSpace, settings: PolicySettings) -> None:
-        super().__init__(text_dim, scale, actions, settings)
-        self.target = self.network(text_dim, scale, actions.num_q_outputs).requires_grad_(False)
+    def __init__(
+        self, text_dim: int, normalizer: StateNormalizer, actions: ActionSpace, settings: PolicySettings
+    ) -> None:
+        super().__init__(text_dim, normalizer, actions, settings)
+        self.target = self.network(text_dim, normalizer, actions.num_q_outputs).requires_grad_(False)
         self.target.load_state_dict(self.policy.state_dict())
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:

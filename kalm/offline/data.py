@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kalm.trajectories import Trajectories
-from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.training.loop import Batch
 
 
@@ -27,15 +27,15 @@ class OfflineData:
 
     def __init__(
         self,
-        encoder: GoalEncoder,
+        encoder: TextEncoder,
         real: Trajectories,
         imagined: Trajectories | None,
-        imagined_share: float,
+        imagined_fraction: float,
         batch_size: int,
         seed: int,
     ) -> None:
         self._encoder, self._seed = encoder, seed
-        self._num_imagined = 0 if imagined is None else round(imagined_share * batch_size)
+        self._num_imagined = 0 if imagined is None else round(imagined_fraction * batch_size)
         self._num_real = batch_size - self._num_imagined
         self._sources = [_Transitions(encoder, real)]
         if imagined is not None:
@@ -63,7 +63,7 @@ class OfflineData:
 class _Transitions:
     """Every transition of some episodes, flat."""
 
-    def __init__(self, encoder: GoalEncoder, source: Trajectories) -> None:
+    def __init__(self, encoder: TextEncoder, source: Trajectories) -> None:
         rows, steps = source.transitions()
         last = steps + 1 == source.lengths[rows]
         texts = encoder.rows([episode.instruction for episode in source.episodes])

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from kalm.action_space import ActionSpace
 from kalm.offline.cql import move_target
 from kalm.offline.policy import OfflineAlgorithm, PolicySettings
-from kalm.trajectory_lm import Scale
+from kalm.trajectory_lm import StateNormalizer
 from llm_agents.training.loop import Batch
 
 MAX_WEIGHT = 100.0
@@ -27,11 +27,15 @@ class ImplicitQLearning(OfflineAlgorithm):
     The three have networks of their own, so one backward pass through their sum trains each by its own loss.
     """
 
-    def __init__(self, text_dim: int, scale: Scale, actions: ActionSpace, settings: PolicySettings) -> None:
-        super().__init__(text_dim, scale, actions, settings)
-        self.q_network = self.network(text_dim, scale, actions.num_q_outputs, actions.num_q_inputs)
-        self.v_network = self.network(text_dim, scale, 1)
-        self.target = self.network(text_dim, scale, actions.num_q_outputs, actions.num_q_inputs).requires_grad_(False)
+    def __init__(
+        self, text_dim: int, normalizer: StateNormalizer, actions: ActionSpace, settings: PolicySettings
+    ) -> None:
+        super().__init__(text_dim, normalizer, actions, settings)
+        self.q_network = self.network(text_dim, normalizer, actions.num_q_outputs, actions.num_q_inputs)
+        self.v_network = self.network(text_dim, normalizer, 1)
+        self.target = self.network(text_dim, normalizer, actions.num_q_outputs, actions.num_q_inputs).requires_grad_(
+            False
+        )
         self.target.load_state_dict(self.q_network.state_dict())
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kalm.trajectory_lm import Scale
+from kalm.trajectory_lm import StateNormalizer
 from llm_agents.models.text_encoder import PackedFeatures
 
 
@@ -67,15 +67,17 @@ class GoalConditionedMLP(nn.Module):
     state_mean: Tensor
     state_std: Tensor
 
-    def __init__(self, text_dim: int, scale: Scale, num_outputs: int, settings, num_inputs: int = 0) -> None:
+    def __init__(
+        self, text_dim: int, normalizer: StateNormalizer, num_outputs: int, settings, num_inputs: int = 0
+    ) -> None:
         super().__init__()
-        self.register_buffer("state_mean", scale.state_mean.float())
-        self.register_buffer("state_std", scale.state_std.float())
+        self.register_buffer("state_mean", normalizer.state_mean.float())
+        self.register_buffer("state_std", normalizer.state_std.float())
         self.pooling = AttentionPooling(
             text_dim, settings.num_queries, settings.key_size, settings.value_size, settings.token_dropout
         )
         width = settings.hidden_size
-        size = len(scale.state_mean) + self.pooling.output_size + num_inputs
+        size = len(normalizer.state_mean) + self.pooling.output_size + num_inputs
         layers: list[nn.Module] = [nn.Linear(size, width), nn.SiLU()]
         for _ in range(settings.num_layers - 1):
             layers += [nn.Linear(width, width), nn.SiLU()]

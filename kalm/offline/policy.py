@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from kalm.action_space import ActionSpace
 from kalm.offline.networks import GoalConditionedMLP
-from kalm.trajectory_lm import Scale
-from llm_agents.models.text_encoder import GoalEncoder, PackedFeatures
-from llm_agents.rollouts.rollout import Decision, Lane
+from kalm.trajectory_lm import StateNormalizer
+from llm_agents.models.text_encoder import PackedFeatures, TextEncoder
+from llm_agents.rollouts.rollout import ActionOutput, RunningEpisode
 from llm_agents.runtime.devices import device_of, to_device
 from llm_agents.training.loop import Batch, OptimizerSettings
 
@@ -27,7 +27,7 @@ class PolicySettings(OptimizerSettings):
     """Optimizer steps."""
     batch_size: int = Field(256, ge=2)
     """Transitions in one optimizer step, real and imagined together."""
-    imagined_shares: tuple[float, ...] = (0.5,)
+    imagined_fractions: tuple[float, ...] = (0.5,)
     """Candidate shares of imagined data in a batch; one is chosen on training goals."""
     discount: float = Field(0.95, ge=0, lt=1)
     """Discount of future reward (cql, iql)."""
@@ -73,15 +73,19 @@ class OfflineAlgorithm(nn.Module):
             UserError: it cannot.
         """
 
-    def __init__(self, text_dim: int, scale: Scale, actions: ActionSpace, settings: PolicySettings) -> None:
+    def __init__(
+        self, text_dim: int, normalizer: StateNormalizer, actions: ActionSpace, settings: PolicySettings
+    ) -> None:
         self.check(actions)
         super().__init__()
         self.settings = settings
         self.actions = actions
-        self.policy = self.network(text_dim, scale, actions.num_logits)
+        self.policy = self.network(text_dim, normalizer, actions.num_logits)
 
-    def network(self, text_dim: int, scale: Scale, num_outputs: int, num_inputs: int = 0) -> GoalConditionedMLP:
-        return GoalConditionedMLP(text_dim, scale, num_outputs, self.settings, num_inputs)
+    def network(
+        self, text_dim: int, normalizer: StateNormalizer, num_outputs: int, num_inputs: int = 0
+    ) -> GoalConditionedMLP:
+        return GoalConditionedMLP(text_dim, normalizer, num_outputs, self.settings, num_inputs)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch and what to log."""
@@ -90,7 +94,7 @@ class OfflineAlgorithm(nn.Module):
     def after_step(self) -> None:
         """Called after each optimizer step."""
 
-    def preferences(self, states: Tensor, text: PackedFeatures) -> Tensor:
+    def action_scores(self, states: Tensor, text: PackedFeatures) -> Tensor:
         """How much each action is preferred, (N, L): logits or Q-values."""
         return self.policy(states, text)
 
@@ -102,16 +106,16 @@ class PolicyAgent:
         encoder: turns the instruction into token features; it need not be on the policy's device.
     """
 
-    def __init__(self, algorithm: OfflineAlgorithm, encoder: GoalEncoder, temperature: float = 0.0) -> None:
+    def __init__(self, algorithm: OfflineAlgorithm, encoder: TextEncoder, temperature: float = 0.0) -> None:
         self.algorithm = algorithm.eval()
         self.encoder = encoder
         self.temperature = temperature
 
     @torch.inference_mode()
-    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
+    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
         device = device_of(self.algorithm)
-        states = torch.stack([torch.from_numpy(lane.state) for lane in lanes]).to(device)
-        text = self.encoder.packed(self.encoder.rows([lane.instruction for lane in lanes]))
-        preferences = self.algorithm.preferences(states, to_device(text, device)).cpu()
-        actions = self.algorithm.actions.decide(preferences, [lane.rng for lane in lanes], self.temperature)
-        return [Decision(action) for action in actions]
+        states = torch.stack([torch.from_numpy(episode.state) for episode in episodes]).to(device)
+        text = self.encoder.packed(self.encoder.rows([episode.instruction for episode in episodes]))
+        action_scores = self.algorithm.action_scores(states, to_device(text, device)).cpu()
+        actions = self.algorithm.actions.decide(action_scores, [episode.rng for episode in episodes], self.temperature)
+        return [ActionOutput(action) for action in actions]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch.nn import functional as F
 
-from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.runtime.config import Settings
 
 MAX_SHOWN_ACTIONS = 8
@@ -47,7 +47,7 @@ class MemorySettings(Settings):
 
     capacity: int = Field(1000, ge=1)
     """How many goals are remembered; the one that was added to longest ago is forgotten first."""
-    num_recalled: int = Field(1, ge=1)
+    num_retrieved: int = Field(1, ge=1)
     """How many experiences are recalled."""
     min_similarity: float = Field(0.3, ge=0, le=1)
     """Experiences of goals less similar than this are not recalled."""
@@ -67,7 +67,7 @@ class TextualMemory:
         self._settings = settings
         self._similarity = similarity
         self._experiences: OrderedDict[str, Experience] = OrderedDict()
-        self._recalled: dict[str, list[str]] = {}  # since the last `add`
+        self._retrieved: dict[str, list[str]] = {}  # since the last `add`
 
     def __len__(self) -> int:
         return len(self._experiences)
@@ -79,36 +79,36 @@ class TextualMemory:
 
     def add(self, experiences: Iterable[Experience]) -> None:
         """Remember these, in their order."""
-        self._recalled.clear()
+        self._retrieved.clear()
         for new in experiences:
             old = self._experiences.pop(new.goal, None)
             self._experiences[new.goal] = new if old is None or _better(new, old) else old
             if len(self._experiences) > self._settings.capacity:
                 self._experiences.popitem(last=False)
 
-    def recall(self, goal: str) -> list[str]:
+    def retrieve(self, goal: str) -> list[str]:
         """What is worth knowing for a goal, the most similar first."""
-        if goal not in self._recalled:
-            self._recalled[goal] = self._search(goal)
-        return self._recalled[goal]
+        if goal not in self._retrieved:
+            self._retrieved[goal] = self._search(goal)
+        return self._retrieved[goal]
 
     def _search(self, goal: str) -> list[str]:
         experiences = self.experiences
         similarity = self._similarity(goal, [experience.goal for experience in experiences])
-        order = np.argsort(-similarity, kind="stable")[: self._settings.num_recalled]
+        order = np.argsort(-similarity, kind="stable")[: self._settings.num_retrieved]
         return [in_words(experiences[i]) for i in order if similarity[i] >= self._settings.min_similarity]
 
 
 def restored(
-    settings: MemorySettings, similarity: Similarity, facts: Iterable[Mapping[str, Any]] = ()
+    settings: MemorySettings, similarity: Similarity, metadata: Iterable[Mapping[str, Any]] = ()
 ) -> TextualMemory:
-    """A memory that holds what `as_facts` wrote down."""
+    """A memory that holds what `as_metadata` wrote down."""
     memory = TextualMemory(settings, similarity)
-    memory.add(Experience(fact["goal"], tuple(fact["actions"]), fact["success"]) for fact in facts)
+    memory.add(Experience(fact["goal"], tuple(fact["actions"]), fact["success"]) for fact in metadata)
     return memory
 
 
-def as_facts(memory: TextualMemory | None) -> list[dict[str, Any]]:
+def as_metadata(memory: TextualMemory | None) -> list[dict[str, Any]]:
     """What is remembered, as JSON can hold it."""
     return [] if memory is None else [asdict(experience) for experience in memory.experiences]
 
@@ -135,7 +135,7 @@ def word_overlap(goal: str, others: Sequence[str]) -> NDArray[np.floating]:
     return np.array([len(pieces & _pieces(other)) / max(1, len(pieces | _pieces(other))) for other in others])
 
 
-def encoder_similarity(encoder: GoalEncoder) -> Similarity:
+def encoder_similarity(encoder: TextEncoder) -> Similarity:
     """The cosine between sentence embeddings. It knows synonyms, but hardly tells swapped arguments apart (see
     `llm_agents.models.text_encoder`)."""
 

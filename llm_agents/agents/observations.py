@@ -11,7 +11,7 @@ import numpy as np
 from envs.episodes import Episode
 from envs.language import LanguageTask
 from llm_agents.agents.memory import Experience, TextualMemory
-from llm_agents.rollouts.rollout import Lane
+from llm_agents.rollouts.rollout import RunningEpisode
 from llm_agents.runtime.errors import UserError
 
 
@@ -23,7 +23,7 @@ class Past(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Moment:
+class AgentObservation:
     """All that an agent may be shown before a decision.
 
     Attributes:
@@ -43,7 +43,7 @@ class Moment:
     invalid: bool = False
 
 
-class Narrator:
+class ContextBuilder:
     """Puts what happened in an environment into words.
 
     Args:
@@ -59,15 +59,15 @@ class Narrator:
         self._memory = memory
         self._names: dict[tuple[type, tuple[str, ...]], dict[Hashable, str]] = {}
 
-    def of_lane(self, lane: Lane) -> Moment:
+    def of_running(self, episode: RunningEpisode) -> AgentObservation:
         """The present moment of a running episode."""
-        return self._at(lane.env.task, lane, len(lane.actions), lane.text)
+        return self._at(episode.env.task, episode, len(episode.actions), episode.text)
 
-    def of_lane_at(self, lane: Lane, step: int) -> Moment:
+    def of_running_at(self, episode: RunningEpisode, step: int) -> AgentObservation:
         """What was shown at an earlier step of a running episode."""
-        return self._at(lane.env.task, lane, step)
+        return self._at(episode.env.task, episode, step)
 
-    def of_episode(self, task: LanguageTask, episode: Episode) -> list[Moment]:
+    def of_episode(self, task: LanguageTask, episode: Episode) -> list[AgentObservation]:
         """What the agent was, or would have been, shown: T moments before its actions, and where it ended."""
         return [self._at(task, episode, step) for step in range(len(episode) + 1)]
 
@@ -98,18 +98,20 @@ class Narrator:
             raise UserError(f"{type(task).__name__} has no text for action {action} among those admissible then")
         return names[action]
 
-    def _at(self, task: LanguageTask, story: Lane | Episode, now: int, observation: str | None = None) -> Moment:
+    def _at(
+        self, task: LanguageTask, story: RunningEpisode | Episode, now: int, observation: str | None = None
+    ) -> AgentObservation:
         state = story.states[now]
-        return Moment(
+        return AgentObservation(
             goal=story.instruction,
             observation=task.describe(state) if observation is None else observation,
             actions=tuple(task.action_texts(state) or ()),
             past=self._past(task, story, now),
-            memories=() if self._memory is None else tuple(self._memory.recall(story.instruction)),
+            memories=() if self._memory is None else tuple(self._memory.retrieve(story.instruction)),
             invalid=0 < now <= len(story.turns) and story.turns[now - 1].invalid,
         )
 
-    def _past(self, task: LanguageTask, story: Lane | Episode, now: int) -> tuple[Past, ...]:
+    def _past(self, task: LanguageTask, story: RunningEpisode | Episode, now: int) -> tuple[Past, ...]:
         first_seen = now - self._num_past_observations
         return tuple(
             Past(

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from llm_agents.agents.memory import TextualMemory
-from llm_agents.agents.observations import Moment, Narrator, Past
+from llm_agents.agents.observations import AgentObservation, ContextBuilder, Past
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
@@ -70,9 +70,9 @@ class PromptSettings(Settings):
         lines += [self.action_line.format(action="")] if self.num_past_actions else []
         return [line.strip() for line in (*lines, self.ending) if line.strip()]
 
-    def narrator(self, memory: TextualMemory | None = None) -> Narrator:
+    def context_builder(self, memory: TextualMemory | None = None) -> ContextBuilder:
         """Tells as much of the past as these settings show."""
-        return Narrator(self.num_past_actions, self.num_past_observations, memory)
+        return ContextBuilder(self.num_past_actions, self.num_past_observations, memory)
 
     @model_validator(mode="after")
     def _shows_observations_with_actions(self) -> PromptSettings:
@@ -84,7 +84,7 @@ class PromptSettings(Settings):
         return self
 
 
-class Prompter:
+class PromptRenderer:
     """Moments as token ids.
 
     Args:
@@ -103,7 +103,7 @@ class Prompter:
         self._cache: dict[str, list[int]] = {}
         self._begin = [i for i in lm.tokenizer("")["input_ids"] if i == lm.tokenizer.bos_token_id]
 
-    def prompts(self, moments: Sequence[Moment], room: int) -> list[list[int]]:
+    def prompts(self, moments: Sequence[AgentObservation], reserved_tokens: int) -> list[list[int]]:
         """A whole prompt for each moment.
 
         Where a prompt is longer than the window, the oldest past steps are left out, then the last memories.
@@ -117,18 +117,18 @@ class Prompter:
         if len(self._cache) > MAX_CACHED_LINES:
             self._cache.clear()
         self._tokenise(line for moment in moments for line in self.lines(moment))
-        return [self._fit(moment, self._lm.window - room) for moment in moments]
+        return [self._fit(moment, self._lm.context_length - reserved_tokens) for moment in moments]
 
-    def lines(self, moment: Moment) -> list[str]:
+    def lines(self, moment: AgentObservation) -> list[str]:
         """The lines of a prompt in which nothing is left out."""
         past = [line for step in moment.past for line in self._past(step)]
         return [*self._head(moment), *map(self._memory, moment.memories), *past, *self._tail(moment)]
 
-    def opening(self, moment: Moment) -> list[int]:
+    def opening(self, moment: AgentObservation) -> list[int]:
         """What an append-only history begins with, before the first observation."""
         return self._begin + self._ids([*self._head(moment), *map(self._memory, moment.memories)])
 
-    def next(self, moment: Moment, listed: Sequence[str]) -> list[int]:
+    def next(self, moment: AgentObservation, listed: Sequence[str]) -> list[int]:
         """What follows in an append-only history: the observation, and the line to be continued.
 
         Args:
@@ -137,15 +137,15 @@ class Prompter:
         changed = self._actions(moment) if tuple(listed) != moment.actions else []
         return self._ids([*changed, *self._tail(moment)])
 
-    def _fit(self, moment: Moment, window: int) -> list[int]:
+    def _fit(self, moment: AgentObservation, context_length: int) -> list[int]:
         head, tail = self._begin + self._ids(self._head(moment)), self._ids(self._tail(moment))
         memories = [self._ids([self._memory(memory)]) for memory in moment.memories]
         past = [self._ids(self._past(step)) for step in moment.past]
-        spare = window - len(head) - len(tail)
+        spare = context_length - len(head) - len(tail)
         if spare < 0:
             raise UserError(
                 f"a prompt of {len(head) + len(tail)} tokens without any history does not fit into the "
-                f"{max(0, window)} that the model's window of {self._lm.window} leaves"
+                f"{max(0, context_length)} that the model's window of {self._lm.context_length} leaves"
             )
         num_memories = _how_many_fit(memories, spare)
         spare -= sum(map(len, memories[:num_memories]))
@@ -153,14 +153,14 @@ class Prompter:
         parts = memories[:num_memories] + past[len(past) - num_past :]
         return head + [token for part in parts for token in part] + tail
 
-    def _head(self, moment: Moment) -> list[str]:
+    def _head(self, moment: AgentObservation) -> list[str]:
         preamble = [f"{self.settings.preamble}\n"] if self.settings.preamble else []
         return [*preamble, *self._actions(moment), *self._goal(moment, "first")]
 
-    def _goal(self, moment: Moment, place: str) -> list[str]:
+    def _goal(self, moment: AgentObservation, place: str) -> list[str]:
         return [self.settings.goal_line.format(goal=moment.goal) + "\n"] if self.settings.goal_place == place else []
 
-    def _actions(self, moment: Moment) -> list[str]:
+    def _actions(self, moment: AgentObservation) -> list[str]:
         if not (self.settings.list_actions and moment.actions):
             return []
         return [self.settings.actions_line.format(actions=", ".join(moment.actions)) + "\n"]
@@ -175,7 +175,7 @@ class Prompter:
     def _observation(self, text: str) -> str:
         return self.settings.observation_line.format(observation=text) + "\n"
 
-    def _tail(self, moment: Moment) -> list[str]:
+    def _tail(self, moment: AgentObservation) -> list[str]:
         invalid = [f"{self.settings.invalid_line}\n"] if moment.invalid else []
         return [*invalid, self._observation(moment.observation), *self._goal(moment, "last"), self.settings.ending]
 
@@ -190,6 +190,6 @@ class Prompter:
             self._cache.update(zip(new, ids, strict=True))
 
 
-def _how_many_fit(parts: Sequence[Sequence[int]], room: int) -> int:
-    """How many of the first parts have together at most ``room`` tokens."""
-    return int((np.cumsum([len(part) for part in parts]) <= room).sum())
+def _how_many_fit(parts: Sequence[Sequence[int]], reserved_tokens: int) -> int:
+    """How many of the first parts have together at most ``reserved_tokens`` tokens."""
+    return int((np.cumsum([len(part) for part in parts]) <= reserved_tokens).sum())

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from envs.episodes import Turn
 from llm_agents.agents.memory import TextualMemory
-from llm_agents.agents.observations import Moment
-from llm_agents.agents.prompts import Prompter, PromptSettings
+from llm_agents.agents.observations import AgentObservation
+from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.action_scorer import ActionScorer
-from llm_agents.rollouts.rollout import Decision, Lane
+from llm_agents.rollouts.rollout import ActionOutput, RunningEpisode
 from llm_agents.runtime.errors import UserError
 
 
@@ -37,48 +37,54 @@ class ScoringAgent:
         memory: TextualMemory | None = None,
     ) -> None:
         self._scorer = scorer.eval()
-        self._narrator = prompts.narrator(memory)
-        self._prompter = Prompter(scorer.lm, prompts)
+        self._context_builder = prompts.context_builder(memory)
+        self._renderer = PromptRenderer(scorer.lm, prompts)
         self._temperature = temperature
 
     @torch.inference_mode()
-    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
+    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
         """One decision a lane, drawn by its own randomness.
 
         Raises:
             UserError: an environment without action texts, or a prompt that does not fit into the model's window.
         """
-        moments = [self._narrator.of_lane(lane) for lane in lanes]
-        for lane, moment in zip(lanes, moments, strict=True):
+        moments = [self._context_builder.of_running(episode) for episode in episodes]
+        for episode, moment in zip(episodes, moments, strict=True):
             if not moment.actions:
-                raise UserError(f"{type(lane.env.task).__name__} has no action texts: a ScoringAgent needs some")
+                raise UserError(f"{type(episode.env.task).__name__} has no action texts: a ScoringAgent needs some")
         prompts = self.prompts(moments)
         scores = self._scorer(prompts, [moment.actions for moment in moments])
         log_probs = (scores.logits / (self._temperature or 1.0)).log_softmax(-1).cpu()
-        values = [None] * len(lanes) if scores.values is None else scores.values.tolist()
-        choices = self._choose(log_probs, lanes)
+        values = [None] * len(episodes) if scores.values is None else scores.values.tolist()
+        choices = self._choose(log_probs, episodes)
         return [
-            self._decide(lane, moment, prompt, choice, float(row[choice]), value)
-            for lane, moment, prompt, choice, row, value in zip(
-                lanes, moments, prompts, choices, log_probs, values, strict=True
+            self._decide(episode, moment, prompt, choice, float(row[choice]), value)
+            for episode, moment, prompt, choice, row, value in zip(
+                episodes, moments, prompts, choices, log_probs, values, strict=True
             )
         ]
 
-    def prompts(self, moments: Sequence[Moment]) -> list[list[int]]:
+    def prompts(self, moments: Sequence[AgentObservation]) -> list[list[int]]:
         """The token ids of the prompt of each moment, as this agent shows it to its model."""
-        room = max((self._scorer.room(moment.actions) for moment in moments), default=0)
-        return self._prompter.prompts(moments, room)
+        reserved_tokens = max((self._scorer.reserved_tokens(moment.actions) for moment in moments), default=0)
+        return self._renderer.prompts(moments, reserved_tokens)
 
-    def _choose(self, log_probs: Tensor, lanes: Sequence[Lane]) -> list[int]:
+    def _choose(self, log_probs: Tensor, episodes: Sequence[RunningEpisode]) -> list[int]:
         if self._temperature == 0:
             return log_probs.argmax(-1).tolist()
         cumulative = log_probs.double().exp().cumsum(-1).numpy()
-        draws = [lane.rng.random() * row[-1] for lane, row in zip(lanes, cumulative, strict=True)]
+        draws = [episode.rng.random() * row[-1] for episode, row in zip(episodes, cumulative, strict=True)]
         return [int((row <= draw).sum()) for row, draw in zip(cumulative, draws, strict=True)]
 
     def _decide(
-        self, lane: Lane, moment: Moment, prompt: list[int], choice: int, log_prob: float, value: float | None
-    ) -> Decision:
+        self,
+        episode: RunningEpisode,
+        moment: AgentObservation,
+        prompt: list[int],
+        choice: int,
+        log_prob: float,
+        value: float | None,
+    ) -> ActionOutput:
         text = moment.actions[choice]
         turn = Turn(
             prompt_ids=prompt,
@@ -88,4 +94,4 @@ class ScoringAgent:
             choice=choice,
             value=value,
         )
-        return Decision(lane.env.task.parse_action(text), turn)
+        return ActionOutput(episode.env.task.parse_action(text), turn)

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs.language import LanguageTask
-from llm_agents.rollouts.rollout import Agent, Decision, Lane
+from llm_agents.rollouts.rollout import ActionOutput, Agent, RunningEpisode
 from llm_agents.runtime.errors import UserError
 
 
 class RandomAgent:
     """Draws every action uniformly."""
 
-    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
-        return [Decision(random_action(lane)) for lane in lanes]
+    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
+        return [ActionOutput(random_action(episode)) for episode in episodes]
 
 
 class ExpertAgent:
@@ -31,27 +31,27 @@ class ExpertAgent:
             raise UserError(f"{type(task).__name__} has no scripted expert")
         self._expert = expert
 
-    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
-        return [Decision(action) for action in self._expert.act([lane.env for lane in lanes])]
+    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
+        return [ActionOutput(action) for action in self._expert.act([episode.env for episode in episodes])]
 
 
 class NoisyAgent:
     """Another agent that takes a random action with a given probability."""
 
-    def __init__(self, agent: Agent, random_share: float) -> None:
+    def __init__(self, agent: Agent, random_fraction: float) -> None:
         self._agent = agent
-        self._random_share = random_share
+        self._random_fraction = random_fraction
 
-    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
-        decisions = self._agent.act(lanes)
+    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
+        decisions = self._agent.act(episodes)
         return [
-            Decision(random_action(lane)) if lane.rng.random() < self._random_share else decision
-            for lane, decision in zip(lanes, decisions, strict=True)
+            ActionOutput(random_action(episode)) if episode.rng.random() < self._random_fraction else decision
+            for episode, decision in zip(episodes, decisions, strict=True)
         ]
 
 
-def random_action(lane: Lane) -> int | np.ndarray:
+def random_action(episode: RunningEpisode) -> int | np.ndarray:
     """An action drawn uniformly, by the episode's own randomness."""
-    space = lane.env.action_space
-    space.seed(int(lane.rng.integers(2**31)))
+    space = episode.env.action_space
+    space.seed(int(episode.rng.integers(2**31)))
     return space.sample()

@@ -13,11 +13,11 @@ from pydantic import Field
 from envs.episodes import Turn
 from envs.language import InvalidAction, LanguageTask
 from llm_agents.agents.memory import TextualMemory
-from llm_agents.agents.observations import Moment
-from llm_agents.agents.prompts import Prompter, PromptSettings
+from llm_agents.agents.observations import AgentObservation
+from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.agents.scripted import random_action
 from llm_agents.models.language_model import LanguageModel
-from llm_agents.rollouts.rollout import Decision, Lane
+from llm_agents.rollouts.rollout import ActionOutput, RunningEpisode
 from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
 
@@ -72,36 +72,42 @@ class TextAgent:
             prompts = prompts.model_copy(update={"num_past_actions": 0, "num_past_observations": 0})
         self._lm = lm.eval()
         self._settings = settings
-        self._narrator = prompts.narrator(memory)
-        self._prompter = Prompter(lm, prompts)
+        self._context_builder = prompts.context_builder(memory)
+        self._renderer = PromptRenderer(lm, prompts)
 
     @torch.inference_mode()
-    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
+    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
         """One decision a lane, drawn by its own randomness.
 
         Raises:
             UserError: a prompt that does not fit into the model's window, or an ``invalid_action`` that is none.
         """
         settings = self._settings
-        moments = [self._narrator.of_lane(lane) for lane in lanes]
-        contexts = self._contexts(lanes, moments)
+        moments = [self._context_builder.of_running(episode) for episode in episodes]
+        contexts = self._contexts(episodes, moments)
         texts, *sampled = self._lm.continue_from(
             *self._lm.embed_rows([context.token_ids for context in contexts]),
             settings.max_new_tokens,
             settings.temperature,
-            uniforms=torch.from_numpy(np.stack([lane.rng.random(settings.max_new_tokens) for lane in lanes])),
+            uniforms=torch.from_numpy(np.stack([episode.rng.random(settings.max_new_tokens) for episode in episodes])),
         )
         return [
-            self._decide(lane, moment, context, text, ids[real].tolist(), log_probs[real].tolist())
-            for lane, moment, context, text, ids, log_probs, real in zip(
-                lanes, moments, contexts, texts, *(tensor.cpu() for tensor in sampled), strict=True
+            self._decide(episode, moment, context, text, ids[real].tolist(), log_probs[real].tolist())
+            for episode, moment, context, text, ids, log_probs, real in zip(
+                episodes, moments, contexts, texts, *(tensor.cpu() for tensor in sampled), strict=True
             )
         ]
 
     def _decide(
-        self, lane: Lane, moment: Moment, context: Context, text: str, token_ids: list[int], log_probs: list[float]
-    ) -> Decision:
-        action = understand(text, lane.env.task, moment.actions)
+        self,
+        episode: RunningEpisode,
+        moment: AgentObservation,
+        context: Context,
+        text: str,
+        token_ids: list[int],
+        log_probs: list[float],
+    ) -> ActionOutput:
+        action = parse_action_text(text, episode.env.task, moment.actions)
         turn = Turn(
             prompt_ids=context.token_ids if context.new is None else context.new,
             token_ids=token_ids,
@@ -110,44 +116,46 @@ class TextAgent:
             invalid=action is None,
         )
         if action is None:
-            return Decision(self._instead(lane, moment), turn, ends_episode=self._settings.end_when_invalid)
-        return Decision(action, turn)
+            return ActionOutput(self._instead(episode, moment), turn, ends_episode=self._settings.end_when_invalid)
+        return ActionOutput(action, turn)
 
-    def _instead(self, lane: Lane, moment: Moment) -> Any:
+    def _instead(self, episode: RunningEpisode, moment: AgentObservation) -> Any:
         """The action that is taken where none was named."""
-        task, name = lane.env.task, self._settings.invalid_action
+        task, name = episode.env.task, self._settings.invalid_action
         if name == RANDOM and not moment.actions:
-            return random_action(lane)
+            return random_action(episode)
         if name == RANDOM:
-            return task.parse_action(moment.actions[lane.rng.integers(len(moment.actions))])
+            return task.parse_action(moment.actions[episode.rng.integers(len(moment.actions))])
         if moment.actions and name not in moment.actions:
             raise UserError(f"invalid_action is {name!r}, which is not admissible: {', '.join(moment.actions)} are")
         return task.parse_action(name)
 
-    def _contexts(self, lanes: Sequence[Lane], moments: Sequence[Moment]) -> list[Context]:
-        room = self._settings.max_new_tokens
+    def _contexts(self, episodes: Sequence[RunningEpisode], moments: Sequence[AgentObservation]) -> list[Context]:
+        reserved_tokens = self._settings.max_new_tokens
         if self._settings.context == "rewrite":
-            return [Context(prompt, None) for prompt in self._prompter.prompts(moments, room)]
-        return [self._append(lane, moment) for lane, moment in zip(lanes, moments, strict=True)]
+            return [Context(prompt, None) for prompt in self._renderer.prompts(moments, reserved_tokens)]
+        return [self._append(episode, moment) for episode, moment in zip(episodes, moments, strict=True)]
 
-    def _append(self, lane: Lane, moment: Moment) -> Context:
-        new = self._prompter.next(moment, _admissible(lane, len(lane.turns) - 1))
-        begin = max((step for step, turn in enumerate(lane.turns) if not turn.continues), default=None)
+    def _append(self, episode: RunningEpisode, moment: AgentObservation) -> Context:
+        new = self._renderer.next(moment, _admissible(episode, len(episode.turns) - 1))
+        begin = max((step for step, turn in enumerate(episode.turns) if not turn.continues), default=None)
         if begin is None:
-            return self._begin_with(self._prompter.opening(moment) + new)
-        before = [token for turn in lane.turns[begin:] for token in (*turn.prompt_ids, *turn.token_ids)]
-        if len(before) + len(new) + self._settings.max_new_tokens <= self._lm.window:
+            return self._begin_with(self._renderer.opening(moment) + new)
+        before = [token for turn in episode.turns[begin:] for token in (*turn.prompt_ids, *turn.token_ids)]
+        if len(before) + len(new) + self._settings.max_new_tokens <= self._lm.context_length:
             return Context(before + new, new)
-        return self._begin_anew(lane, moment, new)
+        return self._begin_anew(episode, moment, new)
 
-    def _begin_anew(self, lane: Lane, moment: Moment, new: list[int]) -> Context:
+    def _begin_anew(self, episode: RunningEpisode, moment: AgentObservation, new: list[int]) -> Context:
         """The opening, the latest turns that fit into half of the window, and what is new."""
-        opening = self._prompter.opening(moment)
-        spare = (self._lm.window - self._settings.max_new_tokens) // 2 - len(opening) - len(new)
+        opening = self._renderer.opening(moment)
+        spare = (self._lm.context_length - self._settings.max_new_tokens) // 2 - len(opening) - len(new)
         kept: list[int] = []
-        for step in range(len(lane.turns) - 1, -1, -1):
-            shown = self._prompter.next(self._narrator.of_lane_at(lane, step), _admissible(lane, step - 1))
-            turn = [*shown, *lane.turns[step].token_ids]
+        for step in range(len(episode.turns) - 1, -1, -1):
+            shown = self._renderer.next(
+                self._context_builder.of_running_at(episode, step), _admissible(episode, step - 1)
+            )
+            turn = [*shown, *episode.turns[step].token_ids]
             if len(turn) + len(kept) > spare:
                 break
             kept = turn + kept
@@ -155,20 +163,20 @@ class TextAgent:
 
     def _begin_with(self, token_ids: list[int]) -> Context:
         new = self._settings.max_new_tokens
-        if len(token_ids) + new > self._lm.window:
+        if len(token_ids) + new > self._lm.context_length:
             raise UserError(
                 f"a prompt of {len(token_ids)} tokens and {new} new ones do not fit into the model's window of "
-                f"{self._lm.window}"
+                f"{self._lm.context_length}"
             )
         return Context(token_ids, None)
 
 
-def _admissible(lane: Lane, step: int) -> tuple[str, ...]:
+def _admissible(episode: RunningEpisode, step: int) -> tuple[str, ...]:
     """The actions in words that were admissible at a step; before the first, those that were so then."""
-    return tuple(lane.env.task.action_texts(lane.states[max(0, step)]) or ())
+    return tuple(episode.env.task.action_texts(episode.states[max(0, step)]) or ())
 
 
-def understand(written: str, task: LanguageTask, actions: Sequence[str]) -> Any | None:
+def parse_action_text(written: str, task: LanguageTask, actions: Sequence[str]) -> Any | None:
     """The action that a text names, or None.
 
     Only what follows the last "Action:" counts, where there is one. In it the admissible action that is mentioned last

@@ -16,9 +16,9 @@ from envs.goals import Split
 from envs.language import LanguageTask
 from llm_agents.agents.scripted import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.registry.environments import make_environment
-from llm_agents.rollouts.cases import MAX_EPISODES, draw_cases
 from llm_agents.rollouts.collect import EPISODES_PER_FILE, collect
 from llm_agents.rollouts.rollout import Agent
+from llm_agents.rollouts.specs import MAX_EPISODES, draw_specs
 from llm_agents.runtime.config import Settings, differences, parse_config, read_yaml
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import write_atomically
@@ -33,7 +33,7 @@ class CollectSettings(Settings):
     """Passed on to the environment, such as ``{level: BabyAI-GoToLocal-v0}``."""
     agent: Literal["expert", "random"] = "expert"
     """Who acts."""
-    random_share: float = Field(0.0, ge=0, lt=1)
+    random_fraction: float = Field(0.0, ge=0, lt=1)
     """The share of an expert's actions that are replaced by random ones."""
     split: Split = "train"
     """Whose goals are played, and in whose words."""
@@ -60,11 +60,11 @@ def run_collection(settings: CollectSettings, command: str) -> EpisodeStore:
         UserError: the folder holds a collection by other settings.
     """
     make_env = partial(make_environment, settings.environment, **settings.options)
-    cases = draw_cases(make_env().task, settings.split, settings.num_episodes, settings.seed)
+    specs = draw_specs(make_env().task, settings.split, settings.num_episodes, settings.seed)
     _keep_settings(settings)
     store, name = EpisodeStore(settings.out), Path(settings.out).name
-    make_agent = partial(_make_agent, settings.agent, settings.random_share)
-    collect(make_env, make_agent, cases, store, name, settings.num_workers, settings.episodes_per_file)
+    make_agent = partial(_make_agent, settings.agent, settings.random_fraction)
+    collect(make_env, make_agent, specs, store, name, settings.num_workers, settings.episodes_per_file)
     write_data_card(store, name, command, settings.model_dump(mode="json"))
     return store
 
@@ -91,6 +91,6 @@ def _keep_settings(settings: CollectSettings) -> None:
     write_atomically(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
-def _make_agent(name: str, random_share: float, task: LanguageTask) -> Agent:
+def _make_agent(name: str, random_fraction: float, task: LanguageTask) -> Agent:
     agent = RandomAgent() if name == "random" else ExpertAgent(task)
-    return NoisyAgent(agent, random_share) if random_share else agent
+    return NoisyAgent(agent, random_fraction) if random_fraction else agent

@@ -1,4 +1,4 @@
-"""How well a text encoder's sentence embedding tells goals apart: is another wording nearer than another goal?"""
+"""How well a text encoder's sentence embedding tells goals apart: is another phrasing nearer than another goal?"""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ NUM_EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Confusion:
-    """Cosines between sentence embeddings of the wordings of some goals.
+    """Cosines between sentence embeddings of the phrasings of some goals.
 
     Attributes:
-        same: each wording and another of its own goal, the mean over those, (N,).
-        nearest_other: each wording and the most similar one of a different goal, (N,).
-        confused: whether the nearest neighbour of each wording belongs to a different goal, (N,).
-        pairs: the most similar wordings of two different goals, with their cosine, most similar first.
+        same: each phrasing and another of its own goal, the mean over those, (N,).
+        nearest_other: each phrasing and the most similar one of a different goal, (N,).
+        confused: whether the nearest neighbour of each phrasing belongs to a different goal, (N,).
+        pairs: the most similar phrasings of two different goals, with their cosine, most similar first.
     """
 
     same: NDArray[np.floating]
@@ -39,7 +39,7 @@ class Confusion:
 
 
 def confusion(goals: Sequence[Goal], embeddings: NDArray) -> Confusion:
-    """Compare every wording with every other.
+    """Compare every phrasing with every other.
 
     Args:
         goals: at least two, each with at least two phrasings.
@@ -65,21 +65,21 @@ def check_encoder(name: str, task: LanguageTask, console: Console) -> None:
     """Encode a sample of the task's training goals and print how well they are told apart.
 
     Raises:
-        UserError: the encoder cannot be found, or there are too few wordings to compare.
+        UserError: the encoder cannot be found, or there are too few phrasings to compare.
     """
-    from llm_agents.models.text_encoder import GoalEncoder
+    from llm_agents.models.text_encoder import TextEncoder
 
     goals = [goal for goal in task.goals("train") if len(goal.phrasings) > 1]
     if len(goals) < 2:
         raise UserError(f"{type(task).__name__} has fewer than two training goals with several phrasings")
     chosen = np.random.default_rng(0).permutation(len(goals))[:NUM_GOALS]
     goals = [goals[index] for index in sorted(chosen)]
-    features = GoalEncoder.load(name).encode([text for goal in goals for text in goal.phrasings])
+    features = TextEncoder.load(name).encode([text for goal in goals for text in goal.phrasings])
     _show(name, len(goals), confusion(goals, features.sentence_embedding().numpy()), console)
 
 
 def _most_similar(texts: Sequence[str], others: NDArray) -> list[tuple[str, str, float]]:
-    """The most similar pairs of different goals, no wording twice."""
+    """The most similar pairs of different goals, no phrasing twice."""
     pairs: list[tuple[str, str, float]] = []
     used: set[int] = set()
     for index in np.argsort(-others.max(1)):
@@ -94,16 +94,16 @@ def _most_similar(texts: Sequence[str], others: NDArray) -> list[tuple[str, str,
 
 def _show(name: str, num_goals: int, found: Confusion, console: Console) -> None:
     table = Table(
-        "cosine of a wording with", "mean", "max", title=f"{name}: {len(found.same)} wordings of {num_goals} goals"
+        "cosine of a phrasing with", "mean", "max", title=f"{name}: {len(found.same)} phrasings of {num_goals} goals"
     )
-    table.add_row("other wordings of its goal", f"{found.same.mean():.3f}", f"{found.same.max():.3f}")
+    table.add_row("other phrasings of its goal", f"{found.same.mean():.3f}", f"{found.same.max():.3f}")
     table.add_row(
-        "the nearest wording of another goal", f"{found.nearest_other.mean():.3f}", f"{found.nearest_other.max():.3f}"
+        "the nearest phrasing of another goal", f"{found.nearest_other.mean():.3f}", f"{found.nearest_other.max():.3f}"
     )
     console.print(table)
-    console.print(f"{found.confused.mean():.0%} of the wordings have a nearest neighbour that means another goal.")
+    console.print(f"{found.confused.mean():.0%} of the phrasings have a nearest neighbour that means another goal.")
     for text, other, cosine in found.pairs:
         console.print(Text(f"  {cosine:.3f}  {text!r} and {other!r}"))
     if found.nearest_other.mean() > found.same.mean():
-        console.print("Another goal can be nearer than another wording of the same goal: a policy that is given only")
+        console.print("Another goal can be nearer than another phrasing of the same goal: a policy that is given only")
         console.print("the sentence embedding can hardly tell them apart. Give it token features instead.")

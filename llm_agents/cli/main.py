@@ -243,7 +243,7 @@ def _add_evaluate(commands: Any) -> None:
     parser = _add_command(commands, "evaluate", evaluate, "success rates of a run's agents on goals they never saw")
     parser.add_argument("run", metavar="RUN", help="folder of a run, such as runs/kalm-clevr_robot-1")
     parser.add_argument("--split", help="train, rephrase, easy or hard (default: all that the recipe shows)")
-    parser.add_argument("--wordings", help="all, given or new: which wordings of a goal are used (default: all)")
+    parser.add_argument("--phrasings", help="all, given or new: which phrasings of a goal are used (default: all)")
     parser.add_argument("--episodes", type=int, help="episodes an agent and a split (default: 200)")
     parser.add_argument("--seed", type=int, help="seed of the panel: other goals, words and starts (default: 0)")
     parser.add_argument("--agents", nargs="+", metavar="NAME", help="only these agents (default: all)")
@@ -397,19 +397,21 @@ def _panels(options: Namespace, recipe: Recipe, config: Settings) -> dict[str, P
     """What ``evaluate`` is asked to judge on, by the name of the column."""
     from envs.goals import SPLITS
     from llm_agents.evaluation.evaluate import make_panels
-    from llm_agents.rollouts.cases import Wordings
     from llm_agents.rollouts.panels import Column, read_panel
+    from llm_agents.rollouts.specs import PhrasingSubset
 
     task = recipe.make_env(config).task
-    wordings: Wordings = options.wordings or "all"
+    subset: PhrasingSubset = options.phrasings or "all"
     if options.panel:
-        if any(value is not None for value in (options.wordings, options.episodes, options.seed)):
-            raise UserError("--panel says which words and how many episodes: leave out --wordings, --episodes, --seed")
+        if any(value is not None for value in (options.phrasings, options.episodes, options.seed)):
+            raise UserError(
+                "--panel says which instructions and how many: leave out --phrasings, --episodes and --seed"
+            )
         return {Path(options.panel).stem: read_panel(options.panel, task, options.split or "train")}
     if options.split:
-        columns = [Column(options.split, options.split, wordings)]
-    elif options.wordings:
-        columns = [Column(split, split, wordings) for split in SPLITS]
+        columns = [Column(options.split, options.split, subset)]
+    elif options.phrasings:
+        columns = [Column(split, split, subset) for split in SPLITS]
     else:
         columns = recipe.columns(config)
     size = 200 if options.episodes is None else options.episodes

@@ -12,7 +12,7 @@ from llm_agents.credit.gae import discounted_returns
 from llm_agents.runtime.checks import require_finite_tensor, require_shape
 from llm_agents.runtime.errors import UserError
 
-Scale = Literal["group", "batch", "none"]
+AdvantageScaling = Literal["group", "batch", "none"]
 
 
 STD_EPSILON = 1e-4  # as in TRL: with rewards of 0 and 1 it changes an advantage by less than a thousandth
@@ -35,7 +35,7 @@ class GroupCredit(NamedTuple):
 
 
 def group_relative_advantages(
-    rewards: Tensor, groups: Tensor, scale: Scale = "group", group_size: int | None = None
+    rewards: Tensor, groups: Tensor, scale: AdvantageScaling = "group", group_size: int | None = None
 ) -> GroupCredit:
     """Rewards relative to those of the same group, (N,).
 
@@ -98,7 +98,7 @@ def gigpo_advantages(
     groups: Tensor,
     discount: float,
     step_weight: float = 1.0,
-    scale: Scale = "group",
+    scale: AdvantageScaling = "group",
     group_size: int | None = None,
 ) -> GroupCredit:
     """GiGPO (Feng et al., NeurIPS 2025): episodes compared within their group, steps among those from the same state.
@@ -195,7 +195,7 @@ def _validated(rewards: Tensor, ids: Tensor, group_size: int | None) -> _Groups:
     return groups
 
 
-def _relative(rewards: Tensor, members: _Groups, scale: Scale) -> GroupCredit:
+def _relative(rewards: Tensor, members: _Groups, scale: AdvantageScaling) -> GroupCredit:
     advantages = rewards - members.mean(rewards)
     if scale == "group":
         advantages = advantages / (members.std(rewards) + STD_EPSILON)

@@ -137,13 +137,13 @@ def _as_it_is(panel: StoredPanel) -> list[StoredPanel]:
 def _by_family(goals: GoalSet, panel: StoredPanel) -> list[StoredPanel]:
     """A panel for each family of its goals."""
     families = defaultdict(list)
-    for number, case in enumerate(panel.panel.cases):
-        families[goals.find(case.goal_id).family].append(number)
+    for number, spec in enumerate(panel.panel.specs):
+        families[goals.find(spec.goal_id).family].append(number)
     return [
         StoredPanel(
             f"{panel.column}: {family} ({len(numbers)})",
-            Panel(tuple(panel.panel.cases[number] for number in numbers)),
-            {name: result.of_cases(numbers) for name, result in panel.results.items()},
+            Panel(tuple(panel.panel.specs[number] for number in numbers)),
+            {name: result.of_episodes(numbers) for name, result in panel.results.items()},
         )
         for family, numbers in sorted(families.items())
     ]

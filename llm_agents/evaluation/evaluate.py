@@ -23,16 +23,16 @@ from llm_agents.evaluation.results import (
 from llm_agents.evaluation.tables import results_table, tables
 from llm_agents.registry.recipes import Recipe
 from llm_agents.rollouts.panels import Column, Panel, make_panel
-from llm_agents.rollouts.rollout import Agent, numbered_rollout
+from llm_agents.rollouts.rollout import Agent, iter_rollouts
 from llm_agents.runtime.config import Settings, parse_config
 from llm_agents.runtime.console import wide_console
 from llm_agents.runtime.errors import UserError
-from llm_agents.runtime.parallel import in_processes
+from llm_agents.runtime.parallel import parallel_map
 from llm_agents.runtime.progress import progress_bar
 from llm_agents.runtime.run import Run, write_atomically
 
 
-def judge(run: Run, recipe: Recipe, panels: Mapping[str, Panel], num_workers: int) -> Comparison:
+def evaluate_agents(run: Run, recipe: Recipe, panels: Mapping[str, Panel], num_workers: int) -> Comparison:
     """Judge a run's agents on panels, and print the table, and what they are beside the recipe's references.
 
     Raises:
@@ -58,7 +58,7 @@ class EvaluationSettings(Settings):
 
 def evaluate_agent(agent: Agent, make_env: Callable[[], LanguageEnv], panel: Panel, num_envs: int = 64) -> Result:
     """Play every case of a panel once."""
-    episodes: dict[int, Episode] = dict(numbered_rollout(agent, make_env, panel.cases, num_envs))
+    episodes: dict[int, Episode] = dict(iter_rollouts(agent, make_env, panel.specs, num_envs))
     ordered = [episodes[index] for index in range(len(panel))]
     return Result(
         outcomes=[int(episode.success) for episode in ordered],
@@ -69,7 +69,7 @@ def evaluate_agent(agent: Agent, make_env: Callable[[], LanguageEnv], panel: Pan
 
 def make_panels(task: LanguageTask, columns: Iterable[Column], size: int, seed: int = 0) -> dict[str, Panel]:
     """A panel of ``size`` cases for each column, by the column's name."""
-    return {column.name: make_panel(task, column.split, size, seed, column.wordings, column.kind) for column in columns}
+    return {column.name: make_panel(task, column.split, size, seed, column.subset, column.kind) for column in columns}
 
 
 def evaluate_run(
@@ -103,7 +103,7 @@ def evaluate_run(
         if not result_path(run.folder, panel.hash, name).exists()
     ]
     with progress_bar("evaluating episodes", sum(len(panel) for *_, panel in jobs)) as advance:
-        for panel in in_processes(_judge, jobs, num_workers):
+        for panel in parallel_map(_judge, jobs, num_workers):
             advance(len(panel))
     return {
         column: {name: read_result(result_path(run.folder, panel.hash, name)) for name in agent_names}

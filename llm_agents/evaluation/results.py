@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from llm_agents.evaluation.statistics import Estimate, success_rate
-from llm_agents.rollouts.cases import Case
 from llm_agents.rollouts.panels import Panel
+from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.run import Run, write_atomically
 
 
@@ -29,12 +29,12 @@ class Result:
     returns: list[float]
     lengths: list[int]
 
-    def of_cases(self, cases: Sequence[int]) -> Result:
+    def of_episodes(self, specs: Sequence[int]) -> Result:
         """On a part of the panel, by the numbers of its cases."""
         return Result(
-            outcomes=[self.outcomes[case] for case in cases],
-            returns=[self.returns[case] for case in cases],
-            lengths=[self.lengths[case] for case in cases],
+            outcomes=[self.outcomes[spec] for spec in specs],
+            returns=[self.returns[spec] for spec in specs],
+            lengths=[self.lengths[spec] for spec in specs],
         )
 
     @property
@@ -68,7 +68,7 @@ def stored_panels(run: Run) -> list[StoredPanel]:
 
 def column_as_json(column: str, panel: Panel, results: Mapping[str, Result]) -> dict[str, Any]:
     """One column of the table as plain data; the split of a panel of your own may be ``mixed``."""
-    splits = {case.split for case in panel.cases}
+    splits = {spec.split for spec in panel.specs}
     return {
         "column": column,
         "split": splits.pop() if len(splits) == 1 else "mixed",
@@ -95,14 +95,14 @@ def result_path(folder: Path, panel_hash: str, agent: str) -> Path:
 def store_panel(run: Run, column: str, panel: Panel) -> None:
     path = run.folder / "evaluation" / f"{panel.hash}.json"
     if not path.exists():
-        cases = [asdict(case) for case in panel.cases]
-        write_atomically(path, json.dumps({"column": column, "cases": cases}, indent=1))
+        specs = [asdict(spec) for spec in panel.specs]
+        write_atomically(path, json.dumps({"column": column, "cases": specs}, indent=1))
 
 
 def _read_panel(path: Path) -> StoredPanel:
     stored = json.loads(path.read_text())
     results = {unquote(file.stem): read_result(file) for file in sorted(path.with_suffix("").glob("*.json"))}
-    return StoredPanel(stored["column"], Panel(tuple(Case(**case) for case in stored["cases"])), results)
+    return StoredPanel(stored["column"], Panel(tuple(EpisodeSpec(**spec) for spec in stored["cases"])), results)
 
 
 def read_result(path: Path) -> Result:

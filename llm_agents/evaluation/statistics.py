@@ -81,5 +81,5 @@ def _resample(scores: NDArray, size: int, rng: np.random.Generator) -> NDArray[n
     """Scores (S, C) with seeds and cases drawn anew: (size, S * C)."""
     num_seeds, num_cases = scores.shape
     seeds = rng.integers(num_seeds, size=(size, num_seeds, 1))
-    cases = rng.integers(num_cases, size=(size, 1, num_cases))
-    return scores[seeds, cases].reshape(size, -1)
+    specs = rng.integers(num_cases, size=(size, 1, num_cases))
+    return scores[seeds, specs].reshape(size, -1)

@@ -116,7 +116,7 @@ class ActionScorer(nn.Module):
         """
         sets = [self.action_set(tuple(texts)) for texts in actions]
         for prompt, texts in zip(prompts, actions, strict=True):
-            self._require_room(prompt, texts)
+            self._require_fit(prompt, texts)
         read = self._read_cached if self._use_cache(prompts, sets) else self._read_packed
         last, inner = read(prompts, sets)
         values = None
@@ -124,7 +124,7 @@ class ActionScorer(nn.Module):
             values = self.value_head((last.detach() if detach_value else last).float()).squeeze(-1)
         return Scores(self._scores(last, inner, sets), values)
 
-    def room(self, actions: Sequence[str]) -> int:
+    def reserved_tokens(self, actions: Sequence[str]) -> int:
         """How many tokens behind a prompt must be free for the longest of these actions, whose last is never read."""
         return 1 + int(self.action_set(tuple(actions)).depths.max(initial=-1))
 
@@ -142,13 +142,13 @@ class ActionScorer(nn.Module):
             self._action_sets[texts] = _lay_out(rows, lengths[self.settings.normalisation])
         return self._action_sets[texts]
 
-    def _require_room(self, prompt: Sequence[int], texts: Sequence[str]) -> None:
+    def _require_fit(self, prompt: Sequence[int], texts: Sequence[str]) -> None:
         if not prompt:
             raise UserError("a prompt without tokens: there is nothing that an action could follow")
-        if len(prompt) + self.room(texts) > self.lm.window:
+        if len(prompt) + self.reserved_tokens(texts) > self.lm.context_length:
             raise UserError(
-                f"a prompt of {len(prompt)} tokens and an action of {self.room(texts) + 1} do not fit into the "
-                f"model's window of {self.lm.window}"
+                f"a prompt of {len(prompt)} tokens and an action of {self.reserved_tokens(texts) + 1} do not fit "
+                f"into the model's window of {self.lm.context_length}"
             )
 
     def _use_cache(self, prompts: Sequence[Sequence[int]], sets: Sequence[ActionSet]) -> bool:

@@ -29,7 +29,7 @@ from llm_agents.models.kv_cache import PreallocatedLayer
 from llm_agents.models.padding import Embedded, pad_left
 from llm_agents.models.sampling import Samples, draw
 from llm_agents.models.short_convolution import ShortConvolution, positions_before
-from llm_agents.models.text_encoder import DEFAULT_ENCODER, GoalEncoder, find_pretrained
+from llm_agents.models.text_encoder import DEFAULT_ENCODER, TextEncoder, find_pretrained
 from llm_agents.models.tokenizer import train_tokenizer
 from llm_agents.runtime.config import Settings
 from llm_agents.runtime.devices import AUTO, device_of, find_device, require_device_name
@@ -77,8 +77,8 @@ class LanguageModelSettings(Settings):
     heads; with less, such as 50, heads of few dimensions turn faster over neighbours (docs/lab_notes.md)."""
     short_convolution: int = Field(1, ge=1)
     """``tiny``: how many tokens its first layer reads together, the last one included. Where a name has several words,
-    such as "red ball", 4 lets it learn in some hundred steps of recall (``warm_start.num_recall_steps``) to find them
-    in a list, which it else does not in thousands (docs/lab_notes.md)."""
+    such as "red ball", 4 lets it learn to find them in a list in some hundred steps of associative recall
+    (``warm_start.num_associative_recall_steps``); without it thousands do not suffice (docs/lab_notes.md)."""
     vocab_size: int = Field(512, ge=300)
     """``tiny``: size of its byte-level vocabulary."""
     max_length: int = Field(1024, ge=16)
@@ -113,7 +113,7 @@ class LanguageModel(nn.Module):
         encoder: the frozen text encoder of ``tiny``; None for a pretrained model.
     """
 
-    encoder: GoalEncoder | None
+    encoder: TextEncoder | None
     text_projection: nn.Linear | None
     convolution: ShortConvolution | None
 
@@ -122,7 +122,7 @@ class LanguageModel(nn.Module):
         name: str,
         model: PreTrainedModel,
         tokenizer,
-        encoder: GoalEncoder | None = None,
+        encoder: TextEncoder | None = None,
         short_convolution: int = 1,
     ) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class LanguageModel(nn.Module):
         *,
         corpus: Sequence[str] = (),
         goal_words: Sequence[str] = (),
-        encoder: GoalEncoder | None = None,
+        encoder: TextEncoder | None = None,
     ) -> LanguageModel:
         """A model ready for training, on its device; new weights come from torch's global generator of the CPU.
 
@@ -161,7 +161,7 @@ class LanguageModel(nn.Module):
             if settings.lora is not None:
                 raise UserError("lora adapts pretrained models: 'tiny' is trained from scratch, leave lora out")
             if settings.text_input == "encoder":
-                encoder = encoder or GoalEncoder.load(settings.encoder)
+                encoder = encoder or TextEncoder.load(settings.encoder)
                 return cls._tiny(settings, train_tokenizer(corpus, settings.vocab_size), encoder)
             apart = goal_words if settings.text_input == "phrases" else None
             return cls._tiny(settings, train_tokenizer(corpus, settings.vocab_size, apart))
@@ -169,7 +169,7 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def _tiny(
-        cls, settings: LanguageModelSettings, tokenizer: PreTrainedTokenizerFast, encoder: GoalEncoder | None = None
+        cls, settings: LanguageModelSettings, tokenizer: PreTrainedTokenizerFast, encoder: TextEncoder | None = None
     ) -> LanguageModel:
         config = LlamaConfig(
             vocab_size=settings.vocab_size,
@@ -219,7 +219,7 @@ class LanguageModel(nn.Module):
         return self.model.config.hidden_size
 
     @property
-    def window(self) -> int:
+    def context_length(self) -> int:
         """The most tokens that fit into the model, read and written together."""
         return self.model.config.get_text_config().max_position_embeddings
 

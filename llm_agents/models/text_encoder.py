@@ -1,7 +1,7 @@
 """Text to vectors: a frozen sentence encoder, its token features, and a cache so that no text is encoded twice.
 
 Token features rather than one sentence vector, because the sentence vector of "red left of blue" is nearer to that of
-"blue left of red" (cosine 0.997) than to another wording of the same goal: ``llm-agents encoder`` measures it.
+"blue left of red" (cosine 0.997) than to another phrasing of the same goal: ``llm-agents encoder`` measures it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _hub_answers() -> bool:
     return True
 
 
-class GoalEncoder(nn.Module):
+class TextEncoder(nn.Module):
     """A frozen text encoder with a cache of token features.
 
     The cache holds half-precision features, about 12 kB for a text of 16 tokens; `save_cache` and `load_cache` carry
@@ -124,7 +124,7 @@ class GoalEncoder(nn.Module):
         self._lengths = torch.zeros(0, dtype=torch.long)
 
     @classmethod
-    def load(cls, name: str = DEFAULT_ENCODER) -> GoalEncoder:
+    def load(cls, name: str = DEFAULT_ENCODER) -> TextEncoder:
         """The encoder of that name, from the ``[offline]`` extra, a folder or the hub.
 
         Raises:

@@ -1,7 +1,7 @@
 """What the recipes for LLM agents share: the model and its vocabulary, demonstrations, the warm start, the judging.
 
-    vocabulary ──► demonstrations ──► warm start ──► corrections ──► training on reward ──► judging
-                   (the expert's)     (`start`)      (`corrected`)   (`ppo`, `grpo`)
+    vocabulary ──► demonstrations ──► warm start ──► DAgger ──────► training on reward ──► judging
+                   (the expert's)     (`sft`)        (`dagger`)      (`ppo`, `grpo`)
 
 A small model that was never trained knows neither words nor worlds; the warm start teaches it both. Corrections are
 left out unless asked for. Without demonstrations the agent learns from reward alone.
@@ -23,29 +23,29 @@ from envs.language import LanguageEnv, LanguageTask
 from llm_agents.agents.memory import MemorySettings, TextualMemory, in_words, restored, word_overlap
 from llm_agents.agents.prompts import PromptSettings
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
-from llm_agents.evaluation.evaluate import EvaluationSettings, judge, make_panels
+from llm_agents.evaluation.evaluate import EvaluationSettings, evaluate_agents, make_panels
 from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
 from llm_agents.models.tokenizer import words_of
 from llm_agents.registry.environments import make_environment
 from llm_agents.registry.recipes import Recipe, References
-from llm_agents.rollouts.cases import draw_cases
 from llm_agents.rollouts.collect import collect
-from llm_agents.rollouts.panels import Column, Panel, wording_columns
-from llm_agents.rollouts.rollout import Agent, numbered_rollout, rollout
+from llm_agents.rollouts.panels import Column, Panel, phrasing_columns
+from llm_agents.rollouts.rollout import Agent, iter_rollouts, rollout
+from llm_agents.rollouts.specs import draw_specs
 from llm_agents.runtime.config import Settings, parse_config
 from llm_agents.runtime.devices import describe_device, find_device
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import seeded
 from llm_agents.training.checkpoints import load_weights
-from llm_agents.training.dagger import CorrectedAgent, CorrectionData, CorrectionSettings
+from llm_agents.training.dagger import DaggerData, DaggerSettings, InterventionAgent
 from llm_agents.training.loop import fit
-from llm_agents.training.warm_start import WarmStart, WarmStartData, WarmStartSettings
+from llm_agents.training.warm_start import BehaviourCloningLoss, WarmStartData, WarmStartSettings
 
 NUM_CORPUS_EPISODES = 128
 
 
-STAGES = START, CORRECTED = "start", "corrected"  # before training on reward
+STAGES = SFT, DAGGER = "sft", "dagger"  # before training on reward
 
 
 GREEDY = "+greedy"
@@ -73,19 +73,19 @@ class LLMAgentConfig(Settings):
     memory: MemorySettings | None = None
     """Recall experience of training goals into the prompt; null for no memory."""
     warm_start: WarmStartSettings = WarmStartSettings()
-    corrections: CorrectionSettings = CorrectionSettings()
+    dagger: DaggerSettings = DaggerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="after")
     def _corrects_what_was_begun(self) -> LLMAgentConfig:
-        if self.corrections.num_episodes and not self.warm_start.num_demonstrations:
+        if self.dagger.num_episodes and not self.warm_start.num_demonstrations:
             raise ValueError(
-                "corrections follow a warm start: set warm_start.num_demonstrations, or corrections.num_episodes to 0"
+                "corrections follow a warm start: set warm_start.num_demonstrations, or dagger.num_episodes to 0"
             )
         return self
 
 
-class Beginning:
+class WarmStartStages:
     """The stages before training on reward, and what they share. Each is done once; results are in the run's folder."""
 
     def __init__(self, config: LLMAgentConfig, run: Run) -> None:
@@ -106,7 +106,7 @@ class Beginning:
 
     def new_model(self) -> LanguageModel:
         """The model before any training; its weights depend on the seed alone."""
-        corpus = self.run.once("corpus", self._corpus)
+        corpus = self.run.get_or_compute("corpus", self._corpus)
         texts = [text for text, count in corpus["texts"].items() for _ in range(count)]
         with seeded(self.config.seed):
             return LanguageModel.load(self.config.language_model, corpus=texts, goal_words=corpus["goal_words"])
@@ -114,10 +114,10 @@ class Beginning:
     @property
     def stages(self) -> list[str]:
         """Those of ``STAGES`` that are wanted."""
-        wanted = self.config.warm_start.num_demonstrations, self.config.corrections.num_episodes
+        wanted = self.config.warm_start.num_demonstrations, self.config.dagger.num_episodes
         return [stage for stage, count in zip(STAGES, wanted, strict=True) if count]
 
-    def start_model(self, last: str | None = None) -> LanguageModel:
+    def load_warm_started_model(self, last: str | None = None) -> LanguageModel:
         """The model after the stages, or after those up to one of them; untrained if there is none."""
         lm = self.new_model()
         stages = self.stages if last is None else self.stages[: STAGES.index(last) + 1]
@@ -129,44 +129,42 @@ class Beginning:
         """What the agent of that name remembers at its last checkpoint; None for an agent without memory."""
         if self.config.memory is None:
             return None
-        facts = self.run.load_checkpoint(name)[1] if self.run.has_checkpoint(name) else {}
-        return restored(self.config.memory, word_overlap, facts.get("memory", ()))
+        metadata = self.run.load_checkpoint(name)[1] if self.run.has_checkpoint(name) else {}
+        return restored(self.config.memory, word_overlap, metadata.get("memory", ()))
 
     def warm_start(self) -> None:
         """Collect demonstrations and learn from them."""
         settings = self.config.warm_start
-        if not settings.num_demonstrations or self.run.has_finished(START):
+        if not settings.num_demonstrations or self.run.has_finished(SFT):
             return
         lm = self.new_model()  # before anything is collected, as it may not be there
         episodes = self._collect("demonstrations", ExpertAgent, 0, settings.num_demonstrations)
-        fit(self._cloning(lm), settings, self._warm_start_data(lm, episodes, settings).batch, self.run, START)
+        fit(self._cloning(lm), settings, self._warm_start_data(lm, episodes, settings).batch, self.run, SFT)
 
-    def correct(self, make_agent: Callable[[LanguageTask], CorrectedAgent]) -> None:
+    def dagger(self, make_agent: Callable[[LanguageTask], InterventionAgent]) -> None:
         """Collect corrections by such agents, and learn from them beside the demonstrations."""
-        settings, warm_start = self.config.corrections, self.config.warm_start
-        if not settings.num_episodes or self.run.has_finished(CORRECTED):
+        settings, warm_start = self.config.dagger, self.config.warm_start
+        if not settings.num_episodes or self.run.has_finished(DAGGER):
             return
-        corrections = self._collect("corrections", make_agent, warm_start.num_demonstrations, settings.num_episodes)
-        lm, noise = self.start_model(START), warm_start.goal_noise
+        episodes = self._collect("dagger", make_agent, warm_start.num_demonstrations, settings.num_episodes)
+        lm, noise = self.load_warm_started_model(SFT), warm_start.goal_noise
         as_large = warm_start.model_copy(update={"batch_size": settings.batch_size})
         beside = self._warm_start_data(lm, self.run.episodes("demonstrations").read(), as_large)
-        data = CorrectionData(
-            lm, self.config.prompts, self.task, beside, corrections, settings, noise, self.config.seed
-        )
-        fit(self._cloning(lm), settings, data.batch, self.run, CORRECTED)
+        data = DaggerData(lm, self.config.prompts, self.task, beside, episodes, settings, noise, self.config.seed)
+        fit(self._cloning(lm), settings, data.batch, self.run, DAGGER)
 
     def _collect(self, name: str, make_agent: Callable[[LanguageTask], Agent], first: int, count: int) -> list[Episode]:
         """Episodes for training goals, from the ``first`` case on."""
-        cases = draw_cases(self.task, "train", first + count, self.config.seed)[first:]
-        return collect(self.make_env, make_agent, cases, self.run.episodes(name), name, self.config.num_workers)
+        specs = draw_specs(self.task, "train", first + count, self.config.seed)[first:]
+        return collect(self.make_env, make_agent, specs, self.run.episodes(name), name, self.config.num_workers)
 
     def _warm_start_data(
         self, lm: LanguageModel, episodes: Sequence[Episode], settings: WarmStartSettings
     ) -> WarmStartData:
         return WarmStartData(lm, self.config.prompts, self.task, episodes, settings, self.config.seed)
 
-    def _cloning(self, lm: LanguageModel) -> WarmStart:
-        return WarmStart(lm, self.config.warm_start.text_weight)
+    def _cloning(self, lm: LanguageModel) -> BehaviourCloningLoss:
+        return BehaviourCloningLoss(lm, self.config.warm_start.text_weight)
 
     def _corpus(self) -> dict[str, Any]:
         """Texts of the environment under random actions, and the words of goals, for a model without a vocabulary.
@@ -174,32 +172,32 @@ class Beginning:
         An observation counts as often as it was seen, so that what can be done in every step counts most. With a
         memory, the episodes count, too, as they would be remembered.
         """
-        cases = draw_cases(self.task, "train", NUM_CORPUS_EPISODES, self.config.seed)
-        narrator = self.config.prompts.narrator()
+        specs = draw_specs(self.task, "train", NUM_CORPUS_EPISODES, self.config.seed)
+        context_builder = self.config.prompts.context_builder()
         texts = Counter(words for goal in self.task.goals("train") for words in goal.phrasings)
         goals = set(texts)
-        for episode in rollout(RandomAgent(), self.make_env, cases):
-            for moment in narrator.of_episode(self.task, episode):
+        for episode in rollout(RandomAgent(), self.make_env, specs):
+            for moment in context_builder.of_episode(self.task, episode):
                 texts.update([moment.goal, moment.observation, *moment.actions])
                 goals.add(moment.goal)
             if self.config.memory is not None:
-                memory = in_words(narrator.experience(self.task, episode))
+                memory = in_words(context_builder.experience(self.task, episode))
                 texts[self.config.prompts.memory_line.format(memory=memory)] += 1
         for line in self.config.prompts.frame:
             texts[line] += NUM_CORPUS_EPISODES
         return {"texts": dict(sorted(texts.items())), "goal_words": words_of(sorted(goals))}
 
 
-def _make_corrected(recipe: LLMAgentRecipe, folder: Path, task: LanguageTask) -> CorrectedAgent:
+def _make_intervention_agent(recipe: LLMAgentRecipe, folder: Path, task: LanguageTask) -> InterventionAgent:
     """The agent after its warm start, corrected by the expert, in any process."""
-    return CorrectedAgent(recipe.load_agent(Run.open(folder), recipe.trained_names[0]), ExpertAgent(task))
+    return InterventionAgent(recipe.load_agent(Run.open(folder), recipe.trained_names[0]), ExpertAgent(task))
 
 
-def baselines(beginning: Beginning) -> dict[str, Agent]:
+def baselines(warm_start_stages: WarmStartStages) -> dict[str, Agent]:
     """Agents that need no training."""
     agents: dict[str, Agent] = {"random": RandomAgent()}
-    if beginning.has_expert:
-        agents["expert"] = ExpertAgent(beginning.task)
+    if warm_start_stages.has_expert:
+        agents["expert"] = ExpertAgent(warm_start_stages.task)
     return agents
 
 
@@ -216,12 +214,12 @@ class LLMAgentRecipe(Recipe):
     Config: type[LLMAgentConfig]
     trained_names: tuple[str, ...]
 
-    def train(self, config: Any, beginning: Beginning, run: Run) -> None:
+    def train(self, config: Any, warm_start_stages: WarmStartStages, run: Run) -> None:
         """Train on reward."""
         raise NotImplementedError
 
-    def trained_agent(self, config: Any, beginning: Beginning, name: str, temperature: float) -> Agent:
-        """One of ``trained_names``, or ``corrected``, that acts at a temperature."""
+    def trained_agent(self, config: Any, warm_start_stages: WarmStartStages, name: str, temperature: float) -> Agent:
+        """One of ``trained_names``, or ``dagger``, that acts at a temperature."""
         raise NotImplementedError
 
     def run(self, config: Any, run: Run) -> None:
@@ -230,16 +228,16 @@ class LLMAgentRecipe(Recipe):
         Raises:
             UserError: a loss is not finite, or the environment does not fit.
         """
-        beginning = Beginning(config, run)
+        warm_start_stages = WarmStartStages(config, run)
         self._print_plan(config, run)
-        beginning.warm_start()
-        beginning.correct(partial(_make_corrected, self, run.folder))
-        self.train(config, beginning, run)
+        warm_start_stages.warm_start()
+        warm_start_stages.dagger(partial(_make_intervention_agent, self, run.folder))
+        self.train(config, warm_start_stages, run)
         panels = make_panels(
-            beginning.task, self.columns(config), config.evaluation.num_episodes, config.evaluation.panel_seed
+            warm_start_stages.task, self.columns(config), config.evaluation.num_episodes, config.evaluation.panel_seed
         )
-        judge(run, self, panels, config.num_workers)
-        self._keep_some(run, panels, beginning)
+        evaluate_agents(run, self, panels, config.num_workers)
+        self._keep_some(run, panels, warm_start_stages)
 
     def _print_plan(self, config: Any, run: Run) -> None:
         """What will be done, in the words of sizes."""
@@ -247,9 +245,9 @@ class LLMAgentRecipe(Recipe):
         begin = f"learn from {warm.num_demonstrations} demonstrations for {warm.num_steps} steps of {warm.batch_size}"
         parts = [f"{config.language_model.name} on {describe_device(find_device(config.language_model.device))}"]
         parts += [f"{begin} sequences"] if warm.num_demonstrations else []
-        corrections = config.corrections
-        if corrections.num_episodes:
-            parts += [f"be corrected in {corrections.num_episodes} episodes, for {corrections.num_steps} steps"]
+        dagger = config.dagger
+        if dagger.num_episodes:
+            parts += [f"be corrected in {dagger.num_episodes} episodes, for {dagger.num_steps} steps"]
         parts += [self.plan(config)] if self.plan(config) else []
         parts += [
             f"judge {len(self.agent_names(run))} agents on {len(self.columns(config))} panels of "
@@ -261,20 +259,20 @@ class LLMAgentRecipe(Recipe):
         """What training on reward will do, in the words of sizes; empty where there is none."""
         return ""
 
-    def _keep_some(self, run: Run, panels: Mapping[str, Panel], beginning: Beginning) -> None:
+    def _keep_some(self, run: Run, panels: Mapping[str, Panel], warm_start_stages: WarmStartStages) -> None:
         """A few judged episodes of the last agent, with all its turns, for the report."""
         store = run.episodes(PLAYED)
         if not store.files:
             agent = self.load_agent(run, self._last_name(run))
-            cases = [case for panel in panels.values() for case in panel.cases[:NUM_KEPT]]
-            played = dict(numbered_rollout(agent, beginning.make_env, cases))
-            store.append(played[index] for index in range(len(cases)))
+            specs = [spec for panel in panels.values() for spec in panel.specs[:NUM_KEPT]]
+            played = dict(iter_rollouts(agent, warm_start_stages.make_env, specs))
+            store.append(played[index] for index in range(len(specs)))
 
     def make_env(self, config: Any) -> LanguageEnv:
         return make_environment(config.environment, **config.options)
 
     def columns(self, config: Any) -> list[Column]:
-        return wording_columns(self.make_env(config).task)
+        return phrasing_columns(self.make_env(config).task)
 
     def episode_stores(self, run: Run) -> dict[str, str]:
         return {PLAYED: f"played by {self._last_name(run)}"}
@@ -283,10 +281,10 @@ class LLMAgentRecipe(Recipe):
         return self.agent_names(run)[-1].removesuffix(GREEDY)
 
     def agent_names(self, run: Run) -> list[str]:
-        beginning = Beginning(parse_config(self.Config, run.config, str(run.folder)), run)
+        warm_start_stages = WarmStartStages(parse_config(self.Config, run.config, str(run.folder)), run)
         first, *others = self.trained_names
-        trained = [first, *(stage for stage in beginning.stages if stage != START), *others]
-        return [*baselines(beginning), *(f"{name}{how}" for name in trained for how in ("", GREEDY))]
+        trained = [first, *(stage for stage in warm_start_stages.stages if stage != SFT), *others]
+        return [*baselines(warm_start_stages), *(f"{name}{how}" for name in trained for how in ("", GREEDY))]
 
     def references(self, run: Run) -> References:
         first = self.trained_names[0]
@@ -294,15 +292,15 @@ class LLMAgentRecipe(Recipe):
 
     def stage_of(self, name: str) -> str | None:
         """The stage that makes an agent; None for one that is trained on reward."""
-        return {self.trained_names[0]: START, CORRECTED: CORRECTED}.get(name)
+        return {self.trained_names[0]: SFT, DAGGER: DAGGER}.get(name)
 
     def load_agent(self, run: Run, name: str) -> Agent:
         if name not in self.agent_names(run):
             raise UserError(unknown("agent", name, self.agent_names(run)))
         config = parse_config(self.Config, run.config, str(run.folder))
-        beginning = Beginning(config, run)
-        fixed = baselines(beginning)
+        warm_start_stages = WarmStartStages(config, run)
+        fixed = baselines(warm_start_stages)
         if name in fixed:
             return fixed[name]
         temperature = 0.0 if name.endswith(GREEDY) else 1.0
-        return self.trained_agent(config, beginning, name.removesuffix(GREEDY), temperature)
+        return self.trained_agent(config, warm_start_stages, name.removesuffix(GREEDY), temperature)

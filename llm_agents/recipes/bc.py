@@ -8,7 +8,7 @@ from pydantic import Field
 
 from llm_agents.agents.scoring import ScoringAgent
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings
-from llm_agents.recipes.base import Beginning, LLMAgentConfig, LLMAgentRecipe
+from llm_agents.recipes.base import LLMAgentConfig, LLMAgentRecipe, WarmStartStages
 from llm_agents.rollouts.rollout import Agent
 from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import seeded
@@ -27,16 +27,16 @@ class ScoringConfig(LLMAgentConfig):
 class ScoringRecipe(LLMAgentRecipe):
     """A recipe whose agent is a `ScoringAgent`."""
 
-    def trained_agent(self, config: Any, beginning: Beginning, name: str, temperature: float) -> Agent:
+    def trained_agent(self, config: Any, warm_start_stages: WarmStartStages, name: str, temperature: float) -> Agent:
         stage = self.stage_of(name)
-        scorer = self.new_scorer(config, beginning, stage)
-        if stage is None and beginning.run.has_checkpoint(name):
-            load_weights(scorer, beginning.run, name)
-        return ScoringAgent(scorer, config.prompts, temperature, beginning.memory(name))
+        scorer = self.new_scorer(config, warm_start_stages, stage)
+        if stage is None and warm_start_stages.run.has_checkpoint(name):
+            load_weights(scorer, warm_start_stages.run, name)
+        return ScoringAgent(scorer, config.prompts, temperature, warm_start_stages.memory(name))
 
-    def new_scorer(self, config: Any, beginning: Beginning, stage: str | None = None) -> ActionScorer:
+    def new_scorer(self, config: Any, warm_start_stages: WarmStartStages, stage: str | None = None) -> ActionScorer:
         """The scorer before training on reward, or after a stage; its value head depends on the seed alone."""
-        lm = beginning.start_model(stage)
+        lm = warm_start_stages.load_warm_started_model(stage)
         with seeded(config.seed):
             return ActionScorer(lm, config.scorer)
 
@@ -60,5 +60,5 @@ class BehaviourCloningRecipe(ScoringRecipe):
     Config = BehaviourCloningConfig
     trained_names = ("bc",)
 
-    def train(self, config: BehaviourCloningConfig, beginning: Beginning, run: Run) -> None:
+    def train(self, config: BehaviourCloningConfig, warm_start_stages: WarmStartStages, run: Run) -> None:
         """Nothing follows the warm start."""

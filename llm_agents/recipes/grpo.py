@@ -21,7 +21,7 @@ from llm_agents.agents.text import TextAgent, TextAgentSettings
 from llm_agents.credit.groups import GroupCredit, centre, gigpo_advantages, state_hash
 from llm_agents.losses import VARIANTS, KlEstimator, grpo_loss, kl_loss, token_weights
 from llm_agents.models.language_model import LanguageModel
-from llm_agents.recipes.base import Beginning, LLMAgentConfig, LLMAgentRecipe
+from llm_agents.recipes.base import LLMAgentConfig, LLMAgentRecipe, WarmStartStages
 from llm_agents.rollouts.rollout import Agent
 from llm_agents.runtime.run import Run
 from llm_agents.training.checkpoints import load_weights
@@ -72,22 +72,24 @@ class GRPORecipe(LLMAgentRecipe):
     """Group-relative policy optimization of what the model writes."""
 
     Config = GRPOConfig
-    trained_names = ("start", "grpo")
+    trained_names = ("sft", "grpo")
 
     def plan(self, config: GRPOConfig) -> str:
         return config.grpo.plan
 
-    def train(self, config: GRPOConfig, beginning: Beginning, run: Run) -> None:
-        learner = GRPOLearner(beginning.start_model(), config, beginning.memory("grpo"))
-        train_online(learner, config.grpo, beginning.make_env, beginning.task, run, "grpo", config.seed)
+    def train(self, config: GRPOConfig, warm_start_stages: WarmStartStages, run: Run) -> None:
+        learner = GRPOLearner(warm_start_stages.load_warm_started_model(), config, warm_start_stages.memory("grpo"))
+        train_online(learner, config.grpo, warm_start_stages.make_env, warm_start_stages.task, run, "grpo", config.seed)
 
-    def trained_agent(self, config: GRPOConfig, beginning: Beginning, name: str, temperature: float) -> Agent:
+    def trained_agent(
+        self, config: GRPOConfig, warm_start_stages: WarmStartStages, name: str, temperature: float
+    ) -> Agent:
         stage = self.stage_of(name)
-        lm = beginning.start_model(stage)
+        lm = warm_start_stages.load_warm_started_model(stage)
         if stage is None:
-            load_weights(lm, beginning.run, name)
+            load_weights(lm, warm_start_stages.run, name)
         settings = config.text_agent.model_copy(update={"temperature": temperature * config.text_agent.temperature})
-        return TextAgent(lm, settings, config.prompts, beginning.memory(name))
+        return TextAgent(lm, settings, config.prompts, warm_start_stages.memory(name))
 
 
 class GRPOLearner:
@@ -178,7 +180,7 @@ class GRPOLosses:
         self._sequences, self._advantages = sequences, advantages
         self._temperature, self._max_tokens = temperature, max_tokens
         self._lengths = np.array([len(sequence.token_ids) for sequence in sequences])
-        self._num_sampled = np.array([sequence.sampled.sum() for sequence in sequences])
+        self._num_sampled = np.array([sequence.loss_mask.sum() for sequence in sequences])
         self._is_untouched = True
 
     def __len__(self) -> int:
@@ -199,7 +201,7 @@ class GRPOLosses:
         )
         metrics["policy/entropy"] = -log_probs.detach()[weights > 0].mean().item()  # of what was sampled
         if self._is_untouched:
-            metrics["policy/log_prob_gap"] = (log_probs - old_log_probs).abs().max().item()
+            metrics["policy/train_rollout_log_prob_diff"] = (log_probs - old_log_probs).abs().max().item()
             self._is_untouched = False
         if self._reference is not None:
             with torch.no_grad():
@@ -212,8 +214,8 @@ class GRPOLosses:
         """The weights of these sequences' tokens in the loss of the whole batch; within a sequence all are equal."""
         aggregation = VARIANTS[self._settings.variant].aggregation
         lengths = torch.from_numpy(self._num_sampled[batch])
-        sampled = torch.arange(int(lengths.max())) < lengths[:, None]
-        of_batch = token_weights(sampled, aggregation, self._max_tokens if aggregation == "constant" else None)[:, 0]
+        loss_mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        of_batch = token_weights(loss_mask, aggregation, self._max_tokens if aggregation == "constant" else None)[:, 0]
         places = {sequence: place for place, sequence in enumerate(batch.tolist())}
-        mask = stack([self._sequences[i].sampled for i in index])
+        mask = stack([self._sequences[i].loss_mask for i in index])
         return mask * of_batch[[places[i] for i in index.tolist()]][:, None]

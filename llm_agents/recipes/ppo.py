@@ -21,7 +21,7 @@ from llm_agents.agents.scoring import ScoringAgent
 from llm_agents.credit.gae import gae, whiten
 from llm_agents.losses import entropy, entropy_loss, explained_variance, policy_loss, token_weights, value_loss
 from llm_agents.models.action_scorer import ActionScorer
-from llm_agents.recipes.base import Beginning
+from llm_agents.recipes.base import WarmStartStages
 from llm_agents.recipes.bc import ScoringConfig, ScoringRecipe
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
@@ -64,12 +64,12 @@ class PPORecipe(ScoringRecipe):
     """PPO over the probabilities of action texts."""
 
     Config = PPOConfig
-    trained_names = ("start", "ppo")
+    trained_names = ("sft", "ppo")
 
     def plan(self, config: PPOConfig) -> str:
         return config.ppo.plan
 
-    def train(self, config: PPOConfig, beginning: Beginning, run: Run) -> None:
+    def train(self, config: PPOConfig, warm_start_stages: WarmStartStages, run: Run) -> None:
         """From the warm start, or from nothing.
 
         Raises:
@@ -77,8 +77,10 @@ class PPORecipe(ScoringRecipe):
         """
         if not config.scorer.value_head:
             raise UserError("PPO needs a value head: leave scorer.value_head true")
-        learner = PPOLearner(self.new_scorer(config, beginning), config, beginning.task, beginning.memory("ppo"))
-        train_online(learner, config.ppo, beginning.make_env, beginning.task, run, "ppo", config.seed)
+        learner = PPOLearner(
+            self.new_scorer(config, warm_start_stages), config, warm_start_stages.task, warm_start_stages.memory("ppo")
+        )
+        train_online(learner, config.ppo, warm_start_stages.make_env, warm_start_stages.task, run, "ppo", config.seed)
 
 
 class PPOLearner:
@@ -91,7 +93,7 @@ class PPOLearner:
         self.agent = ScoringAgent(scorer, config.prompts, memory=memory)
         self.memory = memory
         self._settings, self._task = config.ppo, task
-        self._narrator = config.prompts.narrator(memory)
+        self._context_builder = config.prompts.context_builder(memory)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The language model, and the value head at a rate of its own."""
@@ -135,7 +137,7 @@ class PPOLearner:
         cut = [index for index, episode in enumerate(episodes) if episode.truncated]
         for start in range(0, len(cut), self._settings.num_envs):
             part = cut[start : start + self._settings.num_envs]
-            moments = [self._narrator.of_episode(self._task, episodes[index])[-1] for index in part]
+            moments = [self._context_builder.of_episode(self._task, episodes[index])[-1] for index in part]
             scores = self.module(self.agent.prompts(moments), [moment.actions for moment in moments])
             values[part] = scores.values.cpu()
         return values
@@ -196,7 +198,7 @@ class PPOLosses:
             return loss, metrics
         log_probs = scores.logits.log_softmax(-1).gather(1, choices[:, None])[:, 0]
         if self._is_untouched:  # nothing was learnt yet: what is trained must be what acted
-            metrics["policy/log_prob_gap"] = (log_probs - old_log_probs).abs().max().item()
+            metrics["policy/train_rollout_log_prob_diff"] = (log_probs - old_log_probs).abs().max().item()
             self._is_untouched = False
         of_policy, more = policy_loss(log_probs, old_log_probs, advantages, weights, settings.clip_range)
         of_entropy, most = entropy_loss(entropy(scores.logits), weights)

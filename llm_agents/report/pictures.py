@@ -12,7 +12,7 @@ from PIL import Image
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
-from llm_agents.agents.observations import Narrator
+from llm_agents.agents.observations import ContextBuilder
 from llm_agents.runtime.run import Run
 
 NUM_GOALS = 4
@@ -106,7 +106,7 @@ def _frames(task: LanguageTask, episode: Episode) -> list[Frame]:
     """Pictures of some states; none where the task cannot draw."""
     steps = np.unique(np.linspace(0, len(episode), NUM_FRAMES).round().astype(int))
     try:
-        return [Frame(int(step), _png(task.draw(episode.states[step]))) for step in steps]
+        return [Frame(int(step), _png(task.render_state(episode.states[step]))) for step in steps]
     except NotImplementedError:
         return []
 
@@ -115,9 +115,12 @@ def _steps(task: LanguageTask, episode: Episode) -> list[Step]:
     """The steps in words; none where actions have no words."""
     if task.action_texts(episode.states[0]) is None:
         return []
-    narrator = Narrator()
+    context_builder = ContextBuilder()
     return [
-        Step(task.describe(state), narrator.action_in_words(task, state, action) + (" (wrote none)" if invalid else ""))
+        Step(
+            task.describe(state),
+            context_builder.action_in_words(task, state, action) + (" (wrote none)" if invalid else ""),
+        )
         for state, action, invalid in zip(episode.states[:-1], episode.actions, _invalid(episode), strict=True)
     ]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from envs.episodes import Episode, EpisodeStore
 from envs.language import LanguageEnv, LanguageTask
-from llm_agents.rollouts.cases import Case
-from llm_agents.rollouts.rollout import Agent, numbered_rollout
+from llm_agents.rollouts.rollout import Agent, iter_rollouts
+from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.errors import UserError
-from llm_agents.runtime.parallel import in_processes
+from llm_agents.runtime.parallel import parallel_map
 from llm_agents.runtime.progress import progress_bar
 
 EPISODES_PER_FILE = 256
@@ -19,7 +19,7 @@ EPISODES_PER_FILE = 256
 def collect(
     make_env: Callable[[], LanguageEnv],
     make_agent: Callable[[LanguageTask], Agent],
-    cases: Sequence[Case],
+    specs: Sequence[EpisodeSpec],
     store: EpisodeStore,
     name: str,
     num_workers: int,
@@ -38,14 +38,14 @@ def collect(
     Raises:
         UserError: the store holds episodes of other cases.
     """
-    chunks = [cases[i : i + episodes_per_file] for i in range(0, len(cases), episodes_per_file)]
+    chunks = [specs[i : i + episodes_per_file] for i in range(0, len(specs), episodes_per_file)]
     done = _finished(store, chunks)
     jobs = [
         (make_env, make_agent, chunk, store.folder, number) for number, chunk in enumerate(chunks) if number not in done
     ]
     if jobs:
-        with progress_bar(f"collecting {name}", len(cases), sum(len(chunks[number]) for number in done)) as advance:
-            for num_episodes in in_processes(play_file, jobs, num_workers):
+        with progress_bar(f"collecting {name}", len(specs), sum(len(chunks[number]) for number in done)) as advance:
+            for num_episodes in parallel_map(play_file, jobs, num_workers):
                 advance(num_episodes)
     return store.read()
 
@@ -53,7 +53,7 @@ def collect(
 def play_file(
     make_env: Callable[[], LanguageEnv],
     make_agent: Callable[[LanguageTask], Agent],
-    cases: Sequence[Case],
+    specs: Sequence[EpisodeSpec],
     folder: Path,
     number: int,
 ) -> int:
@@ -64,21 +64,21 @@ def play_file(
     env.close()
     with store.journal(number) as journal:
         kept = {index: (e.goal_id, e.split, e.seed) for index, e in journal.episodes.items()}
-        _check_cases(folder, list(kept.values()), [cases[index] for index in kept if index < len(cases)])
-        waiting = [index for index in range(len(cases)) if index not in journal.episodes]
-        for position, episode in numbered_rollout(agent, make_env, [cases[index] for index in waiting]):
+        _check_specs(folder, list(kept.values()), [specs[index] for index in kept if index < len(specs)])
+        waiting = [index for index in range(len(specs)) if index not in journal.episodes]
+        for position, episode in iter_rollouts(agent, make_env, [specs[index] for index in waiting]):
             journal.add(waiting[position], episode)
-    store.write(number, [journal.episodes[index] for index in range(len(cases))])
-    return len(cases)
+    store.write(number, [journal.episodes[index] for index in range(len(specs))])
+    return len(specs)
 
 
-def _finished(store: EpisodeStore, chunks: Sequence[Sequence[Case]]) -> list[int]:
+def _finished(store: EpisodeStore, chunks: Sequence[Sequence[EpisodeSpec]]) -> list[int]:
     """The numbers of the files that the store holds already."""
     for number in store.numbers:
-        _check_cases(store.folder, store.identities(number), chunks[number] if number < len(chunks) else ())
+        _check_specs(store.folder, store.identities(number), chunks[number] if number < len(chunks) else ())
     return store.numbers
 
 
-def _check_cases(folder: Path, found: Sequence[tuple[str, str, int]], cases: Sequence[Case]) -> None:
-    if found != [(case.goal_id, case.split, case.seed) for case in cases]:
+def _check_specs(folder: Path, found: Sequence[tuple[str, str, int]], specs: Sequence[EpisodeSpec]) -> None:
+    if found != [(spec.goal_id, spec.split, spec.seed) for spec in specs]:
         raise UserError(f"{folder} holds episodes of other cases: delete it, or choose another folder")

@@ -1,6 +1,6 @@
 """Episodes to and from the data sets of d3rlpy and Minari, where those libraries are installed.
 
-Their data sets know no goals in words: what an episode was for comes back from its `Case`.
+Their data sets know no goals in words: what an episode was for comes back from its `EpisodeSpec`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
-from llm_agents.rollouts.cases import Case
+from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.errors import UserError
 
 
@@ -42,7 +42,7 @@ def to_d3rlpy(episodes: Iterable[Episode], goal_features: Callable[[str], NDArra
     return d3rlpy.dataset.MDPDataset(**{name: np.concatenate([part[name] for part in parts]) for name in names})
 
 
-def from_d3rlpy(dataset: Any, cases: Sequence[Case], task: LanguageTask) -> list[Episode]:
+def from_d3rlpy(dataset: Any, specs: Sequence[EpisodeSpec], task: LanguageTask) -> list[Episode]:
     """The episodes of a d3rlpy data set whose observations are states.
 
     d3rlpy keeps no state after a step that terminates: there the state before it stands in its place, and the episode
@@ -57,8 +57,8 @@ def from_d3rlpy(dataset: Any, cases: Sequence[Case], task: LanguageTask) -> list
     Raises:
         UserError: there is not one case for each episode.
     """
-    _check_count(len(dataset.episodes), cases)
-    return [_from_d3rlpy(found, case, task) for found, case in zip(dataset.episodes, cases, strict=True)]
+    _check_count(len(dataset.episodes), specs)
+    return [_from_d3rlpy(found, spec, task) for found, spec in zip(dataset.episodes, specs, strict=True)]
 
 
 def to_minari(episodes: Iterable[Episode], dataset_id: str, env: gymnasium.Env, **more: Any) -> Any:
@@ -97,7 +97,7 @@ def to_minari(episodes: Iterable[Episode], dataset_id: str, env: gymnasium.Env, 
     )
 
 
-def from_minari(dataset: Any, cases: Sequence[Case], task: LanguageTask) -> list[Episode]:
+def from_minari(dataset: Any, specs: Sequence[EpisodeSpec], task: LanguageTask) -> list[Episode]:
     """The episodes of a Minari data set whose observations are states; see `from_d3rlpy` for the arguments.
 
     Success is what ``task.achieved`` says of the last state.
@@ -105,17 +105,17 @@ def from_minari(dataset: Any, cases: Sequence[Case], task: LanguageTask) -> list
     Raises:
         UserError: there is not one case for each episode.
     """
-    _check_count(len(dataset), cases)
+    _check_count(len(dataset), specs)
     return [
         _episode(
-            case,
+            spec,
             task,
             states=np.asarray(found.observations, np.float32),
             actions=np.asarray(found.actions),
             rewards=np.asarray(found.rewards, np.float32),
             terminated=bool(found.terminations[-1]),
         )
-        for found, case in zip(dataset.iterate_episodes(), cases, strict=True)
+        for found, spec in zip(dataset.iterate_episodes(), specs, strict=True)
     ]
 
 
@@ -137,13 +137,13 @@ def _d3rlpy_steps(episode: Episode, goal_features: Callable[[str], NDArray] | No
     }
 
 
-def _from_d3rlpy(found: Any, case: Case, task: LanguageTask) -> Episode:
+def _from_d3rlpy(found: Any, spec: EpisodeSpec, task: LanguageTask) -> Episode:
     steps = len(found.actions) if found.terminated else len(found.actions) - 1
     states = np.asarray(found.observations, np.float32)
     states = np.concatenate([states, states[-1:]]) if found.terminated else states
     actions = np.asarray(found.actions[:steps])
     return _episode(
-        case,
+        spec,
         task,
         states=states,
         actions=actions[:, 0] if np.issubdtype(actions.dtype, np.integer) else actions,
@@ -154,7 +154,7 @@ def _from_d3rlpy(found: Any, case: Case, task: LanguageTask) -> Episode:
 
 
 def _episode(
-    case: Case,
+    spec: EpisodeSpec,
     task: LanguageTask,
     states: NDArray[np.float32],
     actions: NDArray,
@@ -162,14 +162,14 @@ def _episode(
     terminated: bool,
     success: bool | None = None,
 ) -> Episode:
-    goal = task.goal_set.find(case.goal_id, case.split)
+    goal = task.goal_set.find(spec.goal_id, spec.split)
     if success is None:
         success = bool(task.achieved(goal, states[-1], states[0]))
     return Episode(
         goal_id=goal.id,
         family=goal.family,
-        split=case.split,
-        instruction=case.instruction,
+        split=spec.split,
+        instruction=spec.instruction,
         states=states,
         actions=actions,
         rewards=rewards,
@@ -177,7 +177,7 @@ def _episode(
         truncated=not terminated,
         success=success,
         source="env",
-        seed=case.seed,
+        seed=spec.seed,
     )
 
 
@@ -188,9 +188,9 @@ def _last(steps: int, value: bool) -> NDArray[np.bool_]:
     return flags
 
 
-def _check_count(num_episodes: int, cases: Sequence[Case]) -> None:
-    if num_episodes != len(cases):
-        raise UserError(f"the data set has {num_episodes} episodes, but {len(cases)} cases were given")
+def _check_count(num_episodes: int, specs: Sequence[EpisodeSpec]) -> None:
+    if num_episodes != len(specs):
+        raise UserError(f"the data set has {num_episodes} episodes, but {len(specs)} cases were given")
 
 
 def _import(name: str) -> ModuleType:

@@ -12,17 +12,17 @@ import numpy as np
 
 from envs.goals import Split, UnknownGoal
 from envs.language import LanguageTask
-from llm_agents.rollouts.cases import Case, Wordings, draw_goals
+from llm_agents.rollouts.specs import EpisodeSpec, PhrasingSubset, draw_goals
 from llm_agents.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
 class Column:
-    """What one column of the table of results shows: a split, or its wordings of one kind."""
+    """What one column of the table of results shows: a split, or its phrasings of one kind."""
 
     name: str
     split: Split
-    wordings: Wordings = "all"
+    subset: PhrasingSubset = "all"
     kind: str | None = None
 
 
@@ -30,16 +30,16 @@ class Column:
 class Panel:
     """A list of cases. Its hash is printed beside every number."""
 
-    cases: tuple[Case, ...]
+    specs: tuple[EpisodeSpec, ...]
 
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that depend on every case and on their order."""
-        text = json.dumps([asdict(case) for case in self.cases], sort_keys=True)
+        text = json.dumps([asdict(spec) for spec in self.specs], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def __len__(self) -> int:
-        return len(self.cases)
+        return len(self.specs)
 
 
 def make_panel(
@@ -47,7 +47,7 @@ def make_panel(
     split: Split,
     size: int,
     seed: int = 0,
-    wordings: Wordings = "all",
+    subset: PhrasingSubset = "all",
     kind: str | None = None,
 ) -> Panel:
     """A panel that depends on nothing but its arguments.
@@ -56,20 +56,20 @@ def make_panel(
     repeats only when all have been used. Starts are seeded from 10**6 upwards, training data from 0.
 
     Args:
-        wordings: which phrasings of a goal to use, see `phrasings`.
-        kind: only wordings of this kind, see `LanguageTask.wording_kind`.
+        subset: which phrasings of a goal to use, see `select_phrasings`.
+        kind: only phrasings of this kind, see `LanguageTask.phrasing_kind`.
 
     Raises:
-        UserError: no case was asked for, or the task has no goal or no such wording for one.
+        UserError: no case was asked for, or the task has no goal or no such phrasing for one.
         UnknownGoal: an unknown split.
     """
     if size < 1 or seed < 0:
         raise UserError(f"a panel has at least 1 episode and a seed of at least 0, got {size} and {seed}")
-    goals = draw_goals(task, split, np.random.default_rng([seed, size]), wordings, kind)
+    goals = draw_goals(task, split, np.random.default_rng([seed, size]), subset, kind)
     return Panel(
         tuple(
-            Case(goal.id, words, _first_start(seed) + index, split)
-            for index, (goal, words) in enumerate(islice(goals, size))
+            EpisodeSpec(goal.id, phrasing, _first_start(seed) + index, split)
+            for index, (goal, phrasing) in enumerate(islice(goals, size))
         )
     )
 
@@ -80,7 +80,7 @@ def read_panel(path: str | Path, task: LanguageTask, split: Split, seed: int = 0
     Raises:
         UserError: the file cannot be read, or a row lacks a field or names an unknown goal; the row is named.
     """
-    cases = []
+    specs = []
     for number, row in enumerate(_read_rows(Path(path)), start=1):
         where = f"{path}, row {number}"
         if not isinstance(row, dict):
@@ -95,10 +95,10 @@ def read_panel(path: str | Path, task: LanguageTask, split: Split, seed: int = 0
             goal = task.goal_set.find(row["goal"], split)
         except UnknownGoal as error:
             raise UserError(f"{where}: {error}") from None
-        cases.append(Case(goal.id, row["instruction"], start, goal.split))
-    if not cases:
+        specs.append(EpisodeSpec(goal.id, row["instruction"], start, goal.split))
+    if not specs:
         raise UserError(f"panel {path} holds no rows")
-    return Panel(tuple(cases))
+    return Panel(tuple(specs))
 
 
 def _first_start(seed: int) -> int:
@@ -122,9 +122,9 @@ def _read_lines(text: str) -> list:
     return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
-def wording_columns(task: LanguageTask) -> list[Column]:
-    """A column for each split; of ``rephrase``, one for each kind of wording if there are several."""
-    kinds = sorted({task.wording_kind(words) for goal in task.goals("rephrase") for words in goal.phrasings})
+def phrasing_columns(task: LanguageTask) -> list[Column]:
+    """A column for each split; of ``rephrase``, one for each kind of phrasing if there are several."""
+    kinds = sorted({task.phrasing_kind(phrasing) for goal in task.goals("rephrase") for phrasing in goal.phrasings})
     rephrased = [Column(f"rephrase: {kind}", "rephrase", kind=kind) for kind in kinds] if len(kinds) > 1 else []
     return [
         Column("train", "train"),

@@ -10,12 +10,12 @@ import numpy as np
 
 from envs.episodes import Episode, Turn
 from envs.language import LanguageEnv
-from llm_agents.rollouts.cases import Case
+from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.errors import UserError
 
 
 @dataclass
-class Decision:
+class ActionOutput:
     """An action, and for an LLM agent the turn that led to it; the episode may be made to end after the action."""
 
     action: Any
@@ -24,7 +24,7 @@ class Decision:
 
 
 @dataclass
-class Lane:
+class RunningEpisode:
     """An episode in progress: all that an agent may look at.
 
     Attributes:
@@ -37,7 +37,7 @@ class Lane:
 
     env: LanguageEnv
     index: int
-    case: Case
+    spec: EpisodeSpec
     text: str
     rng: np.random.Generator
     states: list = field(default_factory=list)
@@ -57,13 +57,13 @@ class Lane:
 class Agent(Protocol):
     """Acts on a batch of running episodes. Acting and learning are separate: an agent has no optimizer."""
 
-    def act(self, lanes: Sequence[Lane]) -> Sequence[Decision]:
+    def act(self, lanes: Sequence[RunningEpisode]) -> Sequence[ActionOutput]:
         """One decision for each lane."""
         ...
 
 
 def rollout(
-    agent: Agent, make_env: Callable[[], LanguageEnv], cases: Sequence[Case], num_envs: int = 64
+    agent: Agent, make_env: Callable[[], LanguageEnv], specs: Sequence[EpisodeSpec], num_envs: int = 64
 ) -> Iterator[Episode]:
     """Play the cases and yield the episodes as they end; a lane that finishes takes the next case at once.
 
@@ -76,13 +76,13 @@ def rollout(
     Raises:
         UserError: ``num_envs`` is less than one.
     """
-    return (episode for _, episode in numbered_rollout(agent, make_env, cases, num_envs))
+    return (episode for _, episode in iter_rollouts(agent, make_env, specs, num_envs))
 
 
-def numbered_rollout(
+def iter_rollouts(
     agent: Agent,
     make_env: Callable[[], LanguageEnv],
-    cases: Sequence[Case],
+    specs: Sequence[EpisodeSpec],
     num_envs: int = 64,
     streams: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Episode]]:
@@ -94,9 +94,9 @@ def numbered_rollout(
     """
     if num_envs < 1:
         raise UserError(f"the number of environments must be at least 1, got {num_envs}")
-    keys = [[2]] * len(cases) if streams is None else [[2, stream] for stream in streams]
-    waiting = ((index, case, key) for index, (case, key) in enumerate(zip(cases, keys, strict=True)))
-    envs = [make_env() for _ in range(min(num_envs, len(cases)))]
+    keys = [[2]] * len(specs) if streams is None else [[2, stream] for stream in streams]
+    waiting = ((index, spec, key) for index, (spec, key) in enumerate(zip(specs, keys, strict=True)))
+    envs = [make_env() for _ in range(min(num_envs, len(specs)))]
     try:
         lanes = [_start(env, *numbered) for env, numbered in zip(envs, waiting, strict=False)]
         while lanes:
@@ -116,14 +116,14 @@ def numbered_rollout(
             env.close()
 
 
-def _start(env: LanguageEnv, index: int, case: Case, key: Sequence[int]) -> Lane:
-    options = {"goal": case.goal_id, "split": case.split, "instruction": case.instruction}
-    observation, _ = env.reset(seed=case.seed, options=options)
-    rng = np.random.default_rng([case.seed, *key])
-    return Lane(env, index, case, observation["text"], rng, states=[observation["state"]])
+def _start(env: LanguageEnv, index: int, spec: EpisodeSpec, key: Sequence[int]) -> RunningEpisode:
+    options = {"goal": spec.goal_id, "split": spec.split, "instruction": spec.instruction}
+    observation, _ = env.reset(seed=spec.seed, options=options)
+    rng = np.random.default_rng([spec.seed, *key])
+    return RunningEpisode(env, index, spec, observation["text"], rng, states=[observation["state"]])
 
 
-def _step(lane: Lane, decision: Decision) -> Episode | None:
+def _step(lane: RunningEpisode, decision: ActionOutput) -> Episode | None:
     """Apply a decision; the episode if that ended it."""
     observation, reward, terminated, truncated, info = lane.env.step(decision.action)
     lane.text = observation["text"]
@@ -138,7 +138,7 @@ def _step(lane: Lane, decision: Decision) -> Episode | None:
     return Episode(
         goal_id=lane.env.goal.id,
         family=lane.env.goal.family,
-        split=lane.case.split,
+        split=lane.spec.split,
         instruction=lane.instruction,
         states=np.stack(lane.states),
         actions=np.asarray(lane.actions),
@@ -147,6 +147,6 @@ def _step(lane: Lane, decision: Decision) -> Episode | None:
         truncated=truncated,
         success=info["is_success"],
         source="env",
-        seed=lane.case.seed,
+        seed=lane.spec.seed,
         turns=tuple(lane.turns),
     )

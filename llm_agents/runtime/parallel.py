@@ -17,7 +17,7 @@ import torch
 from llm_agents.runtime.errors import UserError
 
 
-def in_processes(function: Callable[..., Any], jobs: Sequence[tuple], num_workers: int) -> Iterator[Any]:
+def parallel_map(function: Callable[..., Any], jobs: Sequence[tuple], num_workers: int) -> Iterator[Any]:
     """``function(*job)`` for every job, each on one thread, so that results do not depend on the number of workers.
 
     Args:

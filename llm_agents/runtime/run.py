@@ -133,7 +133,7 @@ class Run:
             if len(kept) < len(lines):
                 write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def get_or_compute(self, name: str, make: Callable[[], Any]) -> Any:
         """The JSON value stored as ``<name>.json``; made and stored by the first call.
 
         Raises:
@@ -154,13 +154,13 @@ class Run:
         """Whether the training of that name has come to its end."""
         return self.has_checkpoint(name) and bool(self.load_checkpoint(name)[1].get("finished"))
 
-    def save_checkpoint(self, name: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    def save_checkpoint(self, name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
         """Write tensors and JSON facts as one safetensors file, under a temporary name first."""
         path = self._checkpoint(name)
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".tmp")
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        save_file(tensors, temporary, {"facts": json.dumps(facts)})
+        save_file(tensors, temporary, {"metadata": json.dumps(metadata)})
         os.replace(temporary, path)
 
     def load_checkpoint(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -174,8 +174,8 @@ class Run:
             raise CorruptCheckpoint(f"there is no checkpoint {path}: train on with --resume to get it")
         try:
             with safe_open(path, "pt") as file:
-                facts = json.loads(file.metadata()["facts"])
-                return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
+                metadata = json.loads(file.metadata()["metadata"])
+                return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise CorruptCheckpoint(f"checkpoint {path} cannot be read ({reason}); delete it to train again") from None

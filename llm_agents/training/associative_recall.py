@@ -21,7 +21,7 @@ from itertools import islice
 
 import numpy as np
 
-from llm_agents.agents.observations import Moment
+from llm_agents.agents.observations import AgentObservation
 from llm_agents.agents.prompts import PromptSettings
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.runtime.errors import UserError
@@ -38,7 +38,7 @@ WORD = re.compile(r"\w+")
 ENDS_OF_PARTS = re.compile(r"[,.;:\n]+\s*")
 
 
-Question = tuple[Moment, str]  # with its answer
+Question = tuple[AgentObservation, str]  # with its answer
 
 
 def up_to_the_goal(prompts: PromptSettings) -> PromptSettings:
@@ -50,8 +50,8 @@ def up_to_the_goal(prompts: PromptSettings) -> PromptSettings:
 
 
 def ask_for_parts(
-    lm: LanguageModel, moments: Sequence[Moment], count: int, seed: int
-) -> tuple[list[Moment], list[str]]:
+    lm: LanguageModel, moments: Sequence[AgentObservation], count: int, seed: int
+) -> tuple[list[AgentObservation], list[str]]:
     """At most ``count`` moments whose goal is to say how a part of the observation goes on, and how each does.
 
     Raises:
@@ -60,7 +60,7 @@ def ask_for_parts(
     rng = np.random.default_rng([seed, 9])
     cuts: dict[str, int] = {}
 
-    def ask(moment: Moment) -> Question | None:
+    def ask(moment: AgentObservation) -> Question | None:
         questions = list(_questions(lm, moment.observation, cuts))
         if not questions:
             return None
@@ -69,11 +69,13 @@ def ask_for_parts(
 
     asked, answers = _draw(moments, count, rng, ask)
     if not asked:
-        raise UserError("no observation has parts to be asked for: set warm_start.num_recall_steps to 0")
+        raise UserError("no observation has parts to be asked for: set warm_start.num_associative_recall_steps to 0")
     return asked, answers
 
 
-def ask_for_goals(moments: Sequence[Moment], count: int, seed: int) -> tuple[list[Moment], list[str]]:
+def ask_for_goals(
+    moments: Sequence[AgentObservation], count: int, seed: int
+) -> tuple[list[AgentObservation], list[str]]:
     """At most ``count`` moments whose goals name what is seen, and how those parts go on, in the goal's order.
 
     A part's name is made of its words that goals have too, without those that most parts have: "put the red ball next
@@ -86,7 +88,7 @@ def ask_for_goals(moments: Sequence[Moment], count: int, seed: int) -> tuple[lis
     counts = Counter(word for words in parts for word in words)
     naming = {word for m in sample for word in _words(m.goal) if counts[word] <= COMMON * len(parts)}
 
-    def ask(moment: Moment) -> Question | None:
+    def ask(moment: AgentObservation) -> Question | None:
         rests: dict[str, list[str]] = {}
         for part in _parts(moment.observation):
             words = [word for word in WORD.finditer(part) if word.group().lower() in naming]
@@ -102,8 +104,11 @@ def ask_for_goals(moments: Sequence[Moment], count: int, seed: int) -> tuple[lis
 
 
 def _draw(
-    moments: Sequence[Moment], count: int, rng: np.random.Generator, ask: Callable[[Moment], Question | None]
-) -> tuple[list[Moment], list[str]]:
+    moments: Sequence[AgentObservation],
+    count: int,
+    rng: np.random.Generator,
+    ask: Callable[[AgentObservation], Question | None],
+) -> tuple[list[AgentObservation], list[str]]:
     """Ask of moments in random order until there are enough questions."""
     asked = (ask(moments[index]) for index in rng.permutation(len(moments)))
     questions = list(islice((question for question in asked if question is not None), count))

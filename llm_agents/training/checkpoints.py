@@ -44,20 +44,20 @@ def save_training(
     run: Run,
     name: str,
     finished: bool = False,
-    facts: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """One checkpoint with weights, optimizer moments, the step, and facts that JSON can hold."""
     tensors = {f"weights.{key}": value for key, value in state_to_save(module).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    run.save_checkpoint(name, tensors, {**(facts or {}), "step": step, "finished": finished})
+    run.save_checkpoint(name, tensors, {**(metadata or {}), "step": step, "finished": finished})
 
 
 def load_training(module: nn.Module, optimizer: torch.optim.Optimizer, run: Run, name: str) -> int:
     """Restore what `save_training` wrote and return its step; 0 without a checkpoint."""
     if not run.has_checkpoint(name):
         return 0
-    tensors, facts = run.load_checkpoint(name)
+    tensors, metadata = run.load_checkpoint(name)
     _load_state(module, tensors, name)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -65,7 +65,7 @@ def load_training(module: nn.Module, optimizer: torch.optim.Optimizer, run: Run,
             _, index, field = key.split(".", 2)
             state.setdefault(int(index), {})[field] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(facts["step"])
+    return int(metadata["step"])
 
 
 def _load_state(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:

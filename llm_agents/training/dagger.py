@@ -18,32 +18,35 @@ from pydantic import Field
 from envs.episodes import Episode
 from envs.goals import Goal
 from envs.language import LanguageTask
-from llm_agents.agents.prompts import Prompter, PromptSettings
+from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.language_model import LanguageModel
-from llm_agents.rollouts.rollout import Agent, Decision, Lane
+from llm_agents.rollouts.rollout import ActionOutput, Agent, RunningEpisode
 from llm_agents.training.loop import Batch, OptimizerSettings
-from llm_agents.training.warm_start import Examples, WarmStartData, expert_decisions, with_noise
+from llm_agents.training.warm_start import SFTDataset, WarmStartData, expert_decisions, with_noise
 
 
-class CorrectionSettings(OptimizerSettings):
+class DaggerSettings(OptimizerSettings):
     """Supervised learning from episodes that the model begins and the expert ends."""
 
     num_episodes: int = Field(0, ge=0)
     """For training goals; 0 for none. Those that the model ends by itself teach nothing."""
-    share: float = Field(0.5, gt=0, le=1)
+    fraction: float = Field(0.5, gt=0, le=1)
     """Of the batches, those of corrections; the others are as at the end of the warm start."""
 
 
-class CorrectedAgent:
+class InterventionAgent:
     """An agent whose episodes the expert takes over, see `takeover`. The expert watches from the beginning."""
 
     def __init__(self, agent: Agent, expert: Agent) -> None:
         self._agent, self._expert = agent, expert
 
-    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
-        suggested = self._expert.act(lanes)
-        is_over = [len(lane.actions) >= takeover(lane.env.task, lane.env.goal, lane.case.seed) for lane in lanes]
-        own = [lane for lane, over in zip(lanes, is_over, strict=True) if not over]
+    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
+        suggested = self._expert.act(episodes)
+        is_over = [
+            len(episode.actions) >= takeover(episode.env.task, episode.env.goal, episode.spec.seed)
+            for episode in episodes
+        ]
+        own = [episode for episode, over in zip(episodes, is_over, strict=True) if not over]
         decided = iter(self._agent.act(own) if own else ())
         return [
             expert if over else replace(next(decided), turn=None)
@@ -59,12 +62,12 @@ def takeover(task: LanguageTask, goal: Goal, seed: int) -> int:
     return int(np.random.default_rng([seed, 15]).integers(task.horizon(goal) // 2 + 1))
 
 
-class CorrectionData:
+class DaggerData:
     """Batches of corrections, and between them what comes last in a warm start.
 
     Args:
         warm_start: the data of the warm start.
-        corrections: episodes by a `CorrectedAgent`.
+        corrections: episodes by a `InterventionAgent`.
     """
 
     def __init__(
@@ -73,22 +76,22 @@ class CorrectionData:
         prompts: PromptSettings,
         task: LanguageTask,
         warm_start: WarmStartData,
-        corrections: Sequence[Episode],
-        settings: CorrectionSettings,
+        dagger: Sequence[Episode],
+        settings: DaggerSettings,
         goal_noise: float,
         seed: int,
     ) -> None:
         def begin(episode: Episode) -> int:
             return takeover(task, task.goal_set.find(episode.goal_id), episode.seed)
 
-        moments, actions = expert_decisions(prompts, task, corrections, begin)
+        moments, actions = expert_decisions(prompts, task, dagger, begin)
         noisy = with_noise(moments, goal_noise, seed)
-        self._corrections = Examples(lm, Prompter(lm, prompts), noisy, actions, settings.batch_size, seed)
-        self._warm_start, self._share, self._seed = warm_start, settings.share, seed
+        self._corrections = SFTDataset(lm, PromptRenderer(lm, prompts), noisy, actions, settings.batch_size, seed)
+        self._warm_start, self._fraction, self._seed = warm_start, settings.fraction, seed
 
     def batch(self, step: int) -> Batch:
         """As of `WarmStartData`."""
-        wants_correction = np.random.default_rng([self._seed, 16, step]).random() < self._share
+        wants_correction = np.random.default_rng([self._seed, 16, step]).random() < self._fraction
         if wants_correction and len(self._corrections):
             return self._corrections.batch(step)
         return self._warm_start.later_batch(step)

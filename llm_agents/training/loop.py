@@ -51,7 +51,7 @@ class OptimizerSettings(Settings):
     """Sequences or transitions in one optimizer step."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate."""
-    warmup_share: float = Field(0.05, ge=0, le=1)
+    warmup_fraction: float = Field(0.05, ge=0, le=1)
     """Share of the steps in which the learning rate rises from zero."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay."""
@@ -59,7 +59,7 @@ class OptimizerSettings(Settings):
     """Gradients are scaled down to this norm."""
 
     def learning_rate_at(self, step: int) -> float:
-        warmup = max(1, round(self.warmup_share * self.num_steps))
+        warmup = max(1, round(self.warmup_fraction * self.num_steps))
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         progress = (step - warmup) / max(1, self.num_steps - warmup)
@@ -168,15 +168,15 @@ def _require_finite(what: str, value: Tensor, batch: Batch, step: int, run: Run,
     if torch.isfinite(value):
         return
     tensors: dict[str, Tensor] = {}
-    facts: dict[str, Any] = {"step": step}
+    metadata: dict[str, Any] = {"step": step}
     for key, entry in batch.items():
         if isinstance(entry, Tensor):
             tensors[key] = entry
         elif isinstance(entry, tuple) and hasattr(entry, "_asdict"):
             tensors |= {f"{key}.{field}": tensor for field, tensor in entry._asdict().items()}
         else:
-            facts[key] = entry
-    run.save_checkpoint(f"{name}_bad_batch", tensors, facts)
+            metadata[key] = entry
+    run.save_checkpoint(f"{name}_bad_batch", tensors, metadata)
     raise UserError(
         f"{name}: the {what} at step {step} is {value.item()}; its batch is in checkpoints/{name}_bad_batch"
     )

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from envs.episodes import Episode
 from envs.language import LanguageEnv, LanguageTask
-from llm_agents.agents.memory import TextualMemory, as_facts
-from llm_agents.agents.observations import Narrator
-from llm_agents.rollouts.cases import MAX_EPISODES, Case, draw_goals
-from llm_agents.rollouts.rollout import Agent, numbered_rollout
+from llm_agents.agents.memory import TextualMemory, as_metadata
+from llm_agents.agents.observations import ContextBuilder
+from llm_agents.rollouts.rollout import Agent, iter_rollouts
+from llm_agents.rollouts.specs import MAX_EPISODES, EpisodeSpec, draw_goals
 from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.progress import progress_bar
@@ -33,7 +33,7 @@ class OnlineSettings(Settings):
 
     num_iterations: int = Field(50, ge=1)
     """Rounds of rolling out and updating."""
-    num_starts: int = Field(256, ge=1)
+    num_groups: int = Field(256, ge=1)
     """Goals with a start that are played in an iteration."""
     group_size: int = Field(1, ge=1)
     """Episodes of each, which share goal and start."""
@@ -47,7 +47,7 @@ class OnlineSettings(Settings):
     """Decisions in one forward pass; the gradients of a batch add up. No number depends on it but for rounding."""
     learning_rate: float = Field(1e-3, gt=0)
     """At the first iteration."""
-    final_learning_rate: float = Field(0.1, ge=0, le=1)
+    final_lr_fraction: float = Field(0.1, ge=0, le=1)
     """Share of it that is left at the last."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay."""
@@ -60,13 +60,13 @@ class OnlineSettings(Settings):
     def plan(self) -> str:
         """What will be done, in the words of sizes."""
         return (
-            f"{self.num_iterations} iterations of {self.num_starts * self.group_size} episodes, each {self.num_epochs} "
+            f"{self.num_iterations} iterations of {self.num_groups * self.group_size} episodes, each {self.num_epochs} "
             f"epochs of {self.batch_size} decisions a step"
         )
 
     def learning_rate_at(self, iteration: int) -> float:
         progress = iteration / max(1, self.num_iterations - 1)
-        return self.learning_rate * (1 - progress * (1 - self.final_learning_rate))
+        return self.learning_rate * (1 - progress * (1 - self.final_lr_fraction))
 
 
 class Learner(Protocol):
@@ -118,7 +118,7 @@ class Losses(Protocol):
 class Rollouts:
     """What an iteration plays: cases, the group of each and the number of its random stream."""
 
-    cases: list[Case]
+    specs: list[EpisodeSpec]
     groups: Tensor
     streams: list[int]
 
@@ -132,11 +132,11 @@ def draw_rollouts(task: LanguageTask, settings: OnlineSettings, seed: int, itera
     """Training goals and starts that depend on seed and iteration alone; none is one of an evaluation panel."""
     rng = np.random.default_rng([seed, 7, iteration])
     goals = draw_goals(task, "train", rng)
-    cases, size = [], settings.group_size
-    for _, (goal, words) in zip(range(settings.num_starts), goals, strict=False):
-        cases += [Case(goal.id, words, int(rng.integers(MAX_EPISODES)), "train")] * size
-    groups = torch.arange(settings.num_starts).repeat_interleave(size)
-    return Rollouts(cases, groups, [iteration * size + index % size for index in range(len(cases))])
+    specs, size = [], settings.group_size
+    for _, (goal, phrasing) in zip(range(settings.num_groups), goals, strict=False):
+        specs += [EpisodeSpec(goal.id, phrasing, int(rng.integers(MAX_EPISODES)), "train")] * size
+    groups = torch.arange(settings.num_groups).repeat_interleave(size)
+    return Rollouts(specs, groups, [iteration * size + index % size for index in range(len(specs))])
 
 
 def train_online(
@@ -163,7 +163,7 @@ def train_online(
     run.rewind_metrics(name, done)
     num_steps = int(sum(line.get("rollout/steps", 0) for line in run.metrics() if line.get("stage") == name))
     learner.module.eval()  # without dropout: the policy that is trained is the one that acted
-    narrator = Narrator()
+    context_builder = ContextBuilder()
     last_saved = time.monotonic()
     with progress_bar(name, settings.num_iterations, done) as advance:
         for iteration in range(done, settings.num_iterations):
@@ -177,7 +177,7 @@ def train_online(
             metrics = rollout_metrics(episodes) | update(losses, parameters, optimizer, settings, seed, iteration)
             metrics |= losses.metrics
             if learner.memory is not None:
-                learner.memory.add(narrator.experience(task, episode) for episode in episodes)
+                learner.memory.add(context_builder.experience(task, episode) for episode in episodes)
             num_steps += int(metrics["rollout/steps"])
             ended = time.monotonic()
             metrics |= {
@@ -189,16 +189,16 @@ def train_online(
             run.log(name, iteration + 1, metrics)
             advance(1, f"success {metrics['rollout/success']:.2f}")
             if ended - last_saved > SAVE_SECONDS:
-                facts = {"memory": as_facts(learner.memory)}
-                save_training(learner.module, optimizer, iteration + 1, run, name, facts=facts)
+                metadata = {"memory": as_metadata(learner.memory)}
+                save_training(learner.module, optimizer, iteration + 1, run, name, metadata=metadata)
                 last_saved = ended
-    facts = {"memory": as_facts(learner.memory)}
-    save_training(learner.module, optimizer, settings.num_iterations, run, name, finished=True, facts=facts)
+    metadata = {"memory": as_metadata(learner.memory)}
+    save_training(learner.module, optimizer, settings.num_iterations, run, name, finished=True, metadata=metadata)
 
 
 def play(agent: Agent, make_env: Callable[[], LanguageEnv], rollouts: Rollouts, num_envs: int) -> list[Episode]:
     """The episodes of the cases, in their order."""
-    numbered = numbered_rollout(agent, make_env, rollouts.cases, num_envs, rollouts.streams)
+    numbered = iter_rollouts(agent, make_env, rollouts.specs, num_envs, rollouts.streams)
     return [episode for _, episode in sorted(numbered, key=lambda pair: pair[0])]
 
 

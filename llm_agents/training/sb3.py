@@ -23,8 +23,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from envs.language import LanguageEnv
-from llm_agents.models.text_encoder import GoalEncoder
-from llm_agents.rollouts.cases import MAX_EPISODES, draw_goals
+from llm_agents.models.text_encoder import TextEncoder
+from llm_agents.rollouts.specs import MAX_EPISODES, draw_goals
 from llm_agents.runtime.config import Settings
 from llm_agents.runtime.progress import progress_bar
 from llm_agents.runtime.run import Run
@@ -65,7 +65,7 @@ class SB3TrainingSettings(Settings):
         return self
 
 
-class GoalVectors(Protocol):
+class InstructionFeatures(Protocol):
     """What stands for an instruction in an observation.
 
     Attributes:
@@ -86,7 +86,7 @@ class SentenceEmbeddings:
     stopped meets them beside others than one that was not.
     """
 
-    def __init__(self, encoder: GoalEncoder) -> None:
+    def __init__(self, encoder: TextEncoder) -> None:
         self.size = encoder.dim
         self._encoder = encoder
         self._found: dict[str, NDArray[np.float32]] = {}
@@ -101,10 +101,10 @@ class GoalObservation(gymnasium.Env):
     """A state with the goal's vector behind it, for training goals that come family by family.
 
     Args:
-        seed: of the goals, their wordings and the starts.
+        seed: of the goals, their phrasings and the starts.
     """
 
-    def __init__(self, env: LanguageEnv, vectors: GoalVectors, seed: int) -> None:
+    def __init__(self, env: LanguageEnv, vectors: InstructionFeatures, seed: int) -> None:
         self._env, self._vectors = env, vectors
         self._goals = draw_goals(env.task, "train", np.random.default_rng([seed, 9]))
         self._seeds = np.random.default_rng([seed, 10])
@@ -113,9 +113,9 @@ class GoalObservation(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray, dict]:
         """The next goal and start; what the library asks for has no part in them."""
-        goal, words = next(self._goals)
+        goal, phrasing = next(self._goals)
         start = int(self._seeds.integers(MAX_EPISODES))
-        asked = {"goal": goal.id, "split": "train", "instruction": words}
+        asked = {"goal": goal.id, "split": "train", "instruction": phrasing}
         observation, info = self._env.reset(seed=start, options=asked)
         return observe(observation["state"], observation["goal"], self._vectors), info
 
@@ -125,7 +125,7 @@ class GoalObservation(gymnasium.Env):
         return array, reward, terminated, truncated, info
 
 
-def observe(state: NDArray, instruction: str, vectors: GoalVectors) -> NDArray[np.float32]:
+def observe(state: NDArray, instruction: str, vectors: InstructionFeatures) -> NDArray[np.float32]:
     """The state (D,) with the vector of the instruction (E,) behind it."""
     return np.concatenate([state, vectors(instruction)], dtype=np.float32)
 

@@ -26,7 +26,7 @@ class TokenSequence:
     """
 
     token_ids: NDArray[np.int64]
-    sampled: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
     log_probs: NDArray[np.float32]
     steps: NDArray[np.int64]
 
@@ -47,18 +47,18 @@ def join_turns(turns: Sequence[Turn]) -> list[TokenSequence]:
 
 def _join(turns: Sequence[Turn], group: Sequence[int]) -> TokenSequence:
     token_ids: list[int] = []
-    sampled: list[bool] = []
+    loss_mask: list[bool] = []
     log_probs: list[float] = []
     steps: list[int] = []
     for step in group:
         turn = turns[step]
         given, written = len(turn.prompt_ids), len(turn.token_ids)
         token_ids += [*turn.prompt_ids, *turn.token_ids]
-        sampled += [False] * given + [True] * written
+        loss_mask += [False] * given + [True] * written
         log_probs += [0.0] * given + [*turn.log_probs]
         steps += [step] * (given + written)
     return TokenSequence(
-        np.array(token_ids, np.int64), np.array(sampled, bool), np.array(log_probs, np.float32), np.array(steps)
+        np.array(token_ids, np.int64), np.array(loss_mask, bool), np.array(log_probs, np.float32), np.array(steps)
     )
 
 
@@ -68,12 +68,12 @@ def sampled_log_probs(lm: LanguageModel, sequences: Sequence[TokenSequence], tem
     In eval mode and with the weights and the temperature that sampled them, these are the stored ones. Differentiable.
     """
     token_ids, mask = lm.pad([sequence.token_ids.tolist() for sequence in sequences])
-    sampled = stack([sequence.sampled for sequence in sequences]).to(mask.device)
+    loss_mask = stack([sequence.loss_mask for sequence in sequences]).to(mask.device)
     hidden = lm.hidden_states(lm.embed_ids(token_ids), mask)
-    row, column = sampled.nonzero(as_tuple=True)
+    row, column = loss_mask.nonzero(as_tuple=True)
     logits = lm.logits(hidden[row, column - 1]) / (temperature or 1.0)  # only where something was sampled
     log_probs = logits.float().log_softmax(-1).gather(1, token_ids[row, column][:, None])[:, 0]
-    return log_probs.new_zeros(sampled.shape).index_put((row, column), log_probs)
+    return log_probs.new_zeros(loss_mask.shape).index_put((row, column), log_probs)
 
 
 def stack(rows: Iterable[NDArray]) -> Tensor:

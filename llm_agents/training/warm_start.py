@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
-from llm_agents.agents.observations import Moment
-from llm_agents.agents.prompts import Prompter, PromptSettings
+from llm_agents.agents.observations import AgentObservation
+from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.action_scorer import action_ids
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.training.associative_recall import ask_for_goals, ask_for_parts, up_to_the_goal
 from llm_agents.training.loop import Batch, OptimizerSettings
 
-GOAL_SHARE = 1 / 3  # of the steps of recall, the last ones, whose questions are the goals
+GOAL_FRACTION = 1 / 3  # of the steps of recall, the last ones, whose questions are the goals
 
 
 LIKE_LENGTHS = 8  # batches that are drawn together, so that each can hold sequences of like length
@@ -44,10 +44,10 @@ class WarmStartSettings(OptimizerSettings):
 
     num_demonstrations: int = Field(0, ge=0)
     """The expert's episodes for training goals; 0 for no warm start."""
-    num_recall_steps: int = Field(0, ge=0)
+    num_associative_recall_steps: int = Field(0, ge=0)
     """So many of the ``num_steps``, the first ones, ask for parts of what is seen instead of the expert's actions: two
     thirds for any part, then, where goals name what is seen, one third for what a goal names."""
-    recall_share: float = Field(0.0, ge=0, lt=1)
+    associative_recall_fraction: float = Field(0.0, ge=0, lt=1)
     """Share of the steps after these, also among corrections, that ask for parts still. What is asked for no more is
     forgotten, such as how to find a thing that no training goal names."""
     goal_noise: float = Field(0.0, ge=0, le=1)
@@ -59,21 +59,23 @@ class WarmStartSettings(OptimizerSettings):
 
     @model_validator(mode="after")
     def _asks_for_what_was_taught(self) -> WarmStartSettings:
-        if self.recall_share and not self.num_recall_steps:
-            raise ValueError("recall_share goes on with what num_recall_steps begins: set both, or none")
+        if self.associative_recall_fraction and not self.num_associative_recall_steps:
+            raise ValueError(
+                "associative_recall_fraction goes on with what num_associative_recall_steps begins: set both, or none"
+            )
         return self
 
     @model_validator(mode="after")
     def _leaves_steps_for_actions(self) -> WarmStartSettings:
-        if self.num_demonstrations and self.num_recall_steps >= self.num_steps:
+        if self.num_demonstrations and self.num_associative_recall_steps >= self.num_steps:
             raise ValueError(
-                f"num_recall_steps ({self.num_recall_steps}) must be less than num_steps ({self.num_steps}), which "
-                "counts them: nothing would be learnt of the expert's actions"
+                f"num_associative_recall_steps ({self.num_associative_recall_steps}) must be less than num_steps "
+                f"({self.num_steps}), which counts them: nothing would be learnt of the expert's actions"
             )
         return self
 
 
-class WarmStart(nn.Module):
+class BehaviourCloningLoss(nn.Module):
     """Next-token prediction over prompts and the expert's actions."""
 
     def __init__(self, lm: LanguageModel, text_weight: float) -> None:
@@ -112,48 +114,53 @@ class WarmStartData:
         settings: WarmStartSettings,
         seed: int,
     ) -> None:
-        prompter = Prompter(lm, prompts)
+        prompt_renderer = PromptRenderer(lm, prompts)
         moments, actions = expert_decisions(prompts, task, episodes)
 
-        def examples(prompter: Prompter, moments: Sequence[Moment], answers: Sequence[str]) -> Examples:
-            return Examples(lm, prompter, moments, answers, settings.batch_size, seed)
+        def examples(
+            prompt_renderer: PromptRenderer, moments: Sequence[AgentObservation], answers: Sequence[str]
+        ) -> SFTDataset:
+            return SFTDataset(lm, prompt_renderer, moments, answers, settings.batch_size, seed)
 
-        self._decisions = examples(prompter, with_noise(moments, settings.goal_noise, seed), actions)
-        self._num_recall_steps, self._recall_share = settings.num_recall_steps, settings.recall_share
+        self._decisions = examples(prompt_renderer, with_noise(moments, settings.goal_noise, seed), actions)
+        self._num_associative_recall_steps, self._associative_recall_fraction = (
+            settings.num_associative_recall_steps,
+            settings.associative_recall_fraction,
+        )
         self._seed = seed
-        if settings.num_recall_steps:
-            count = math.ceil(GOAL_SHARE * settings.num_recall_steps * settings.batch_size)
+        if settings.num_associative_recall_steps:
+            count = math.ceil(GOAL_FRACTION * settings.num_associative_recall_steps * settings.batch_size)
             of_parts, of_goals = ask_for_parts(lm, moments, count, seed), ask_for_goals(moments, count, seed)
-            in_place = Prompter(lm, up_to_the_goal(prompts))
-            self._part_questions = [examples(place, *of_parts) for place in (in_place, prompter)]
-            self._goal_questions = examples(prompter, *of_goals)
+            in_place = PromptRenderer(lm, up_to_the_goal(prompts))
+            self._part_questions = [examples(place, *of_parts) for place in (in_place, prompt_renderer)]
+            self._goal_questions = examples(prompt_renderer, *of_goals)
 
     def batch(self, step: int) -> Batch:
         """Token ids (B, L), their mask, and which belong to an answer or an action."""
-        if step >= self._num_recall_steps:
+        if step >= self._num_associative_recall_steps:
             return self.later_batch(step)
         return self._question_source(step).batch(step)
 
     def later_batch(self, step: int) -> Batch:
         """As `batch`, of a step behind those that teach to recall."""
-        asks = np.random.default_rng([self._seed, 17, step]).random() < self._recall_share
+        asks = np.random.default_rng([self._seed, 17, step]).random() < self._associative_recall_fraction
         at_the_end = -1  # of the prompt, as an action is
         return (self._part_questions[at_the_end] if asks else self._decisions).batch(step)
 
-    def _question_source(self, step: int) -> Examples:
-        if step >= (1 - GOAL_SHARE) * self._num_recall_steps and len(self._goal_questions):
+    def _question_source(self, step: int) -> SFTDataset:
+        if step >= (1 - GOAL_FRACTION) * self._num_associative_recall_steps and len(self._goal_questions):
             return self._goal_questions
         return self._part_questions[step % 2]
 
 
-class Examples:
+class SFTDataset:
     """Prompts with what is to be said to them, as token sequences, in batches that are functions of the step."""
 
     def __init__(
         self,
         lm: LanguageModel,
-        prompter: Prompter,
-        moments: Sequence[Moment],
+        prompt_renderer: PromptRenderer,
+        moments: Sequence[AgentObservation],
         answers: Sequence[str],
         batch_size: int,
         seed: int,
@@ -162,7 +169,7 @@ class Examples:
         end = lm.tokenizer.eos_token_id
         ids = {text: [*action_ids(lm, text), end] for text in dict.fromkeys(answers)}
         self._answers = [ids[text] for text in answers]
-        self._prompts = prompter.prompts(moments, room=max(map(len, ids.values()), default=0))
+        self._prompts = prompt_renderer.prompts(moments, reserved_tokens=max(map(len, ids.values()), default=0))
         self._lengths = np.array([len(prompt) for prompt in self._prompts])
 
     def __len__(self) -> int:
@@ -186,28 +193,28 @@ def expert_decisions(
     task: LanguageTask,
     episodes: Sequence[Episode],
     begin: Callable[[Episode], int] = lambda _: 0,
-) -> tuple[list[Moment], list[str]]:
+) -> tuple[list[AgentObservation], list[str]]:
     """The moments of successful episodes, and what was done then.
 
     Args:
         begin: the first step of an episode that counts.
     """
-    narrator = prompts.narrator()
-    moments: list[Moment] = []
+    context_builder = prompts.context_builder()
+    moments: list[AgentObservation] = []
     actions: list[str] = []
     for episode in (episode for episode in episodes if episode.success):
         first = begin(episode)
-        moments += narrator.of_episode(task, episode)[first:-1]
+        moments += context_builder.of_episode(task, episode)[first:-1]
         steps = zip(episode.states[first:-1], episode.actions[first:], strict=True)
-        actions += [narrator.action_in_words(task, state, action) for state, action in steps]
+        actions += [context_builder.action_in_words(task, state, action) for state, action in steps]
     return moments, actions
 
 
-def with_noise(moments: Sequence[Moment], share: float, seed: int) -> list[Moment]:
+def with_noise(moments: Sequence[AgentObservation], fraction: float, seed: int) -> list[AgentObservation]:
     """The moments, with words that nobody knows in the goals of this share of them; the same for the same seed."""
     rng = np.random.default_rng([seed, 10])
     return [
-        replace(moment, goal=_add_noise(moment.goal, rng)) if rng.random() < share else moment for moment in moments
+        replace(moment, goal=_add_noise(moment.goal, rng)) if rng.random() < fraction else moment for moment in moments
     ]
 
 

@@ -299,7 +299,7 @@ def test_what_a_string_environment_begins_with_can_be_the_mission():
 def test_the_checker_hears_missions_that_overlap():
     goals = [Goal("Guess .*", "a", "train", ("{mission}",)), Goal("Guess.*", "b", "hard", ("{mission}",))]
     env = adapt(StringEnv(GuessTheNumber()), goals, horizon=3, mission="mission", max_text=80)
-    with pytest.raises(LanguageEnvError, match="wordings leak from one split to another"):
+    with pytest.raises(LanguageEnvError, match="phrasings leak from one split to another"):
         check_language_env(env, 8)
 
 

@@ -16,11 +16,11 @@ pytest.importorskip("minigrid")
 from gymnasium.utils.env_checker import check_env
 
 from envs.babyai import make_room
-from envs.babyai import room_wordings as wordings
+from envs.babyai import room_phrasings as phrasings
 from envs.babyai.room_env import RoomEnv
 from envs.babyai.room_expert import outcome
-from envs.babyai.room_judges import LOST, find_scenes
 from envs.babyai.room_paths import FAR, INSIDE, to_face, to_stand
+from envs.babyai.room_predicates import LOST, find_scenes
 from envs.babyai.room_state import (
     COLOURS,
     DERIVED,
@@ -297,12 +297,12 @@ def test_a_state_is_described_in_words():
 
 
 def test_a_picture_shows_the_state_and_imagined_ones_too():
-    picture = TASK.draw(room())
+    picture = TASK.render_state(room())
     assert picture.shape == (160, 160, 3)
     assert picture.dtype == np.uint8
-    np.testing.assert_array_equal(picture, TASK.draw(room() + 0.2))
+    np.testing.assert_array_equal(picture, TASK.render_state(room() + 0.2))
     others = [room(facing="east"), room(carried="red ball"), room(state="open"), room(agent=(4, 3))]
-    assert all((TASK.draw(other) != picture).any() for other in others)
+    assert all((TASK.render_state(other) != picture).any() for other in others)
 
 
 # Goals
@@ -556,7 +556,7 @@ def words(phrasing):
     return re.findall(r"\w+", phrasing.lower())
 
 
-def test_no_wording_stands_in_two_splits_and_none_names_two_goals():
+def test_no_phrasing_stands_in_two_splits_and_none_names_two_goals():
     said = {split: [" ".join(words(p)) for g in TASK.goals(split) for p in g.phrasings] for split in SPLITS}
     for split in SPLITS:
         assert len(set(said[split])) == len(said[split])
@@ -582,7 +582,7 @@ def test_rephrased_goals_hold_no_noun_verb_or_relation_they_were_trained_with():
             assert not said & (names | told[family]), family
 
 
-def test_half_of_the_rephrased_wordings_avoid_the_trained_colour_words():
+def test_half_of_the_rephrased_phrasings_avoid_the_trained_colour_words():
     for goal in TASK.goals("rephrase"):
         plain = [bool(set(words(phrasing)) & set(COLOURS)) for phrasing in goal.phrasings]
         assert sum(plain) == 10
@@ -590,8 +590,8 @@ def test_half_of_the_rephrased_wordings_avoid_the_trained_colour_words():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_wordings_name_the_objects_of_their_goal(split):
-    new = {noun for nouns in wordings._NEW_NOUNS.values() for name in nouns for noun in name.split()}
+def test_phrasings_name_the_objects_of_their_goal(split):
+    new = {noun for nouns in phrasings._NEW_NOUNS.values() for name in nouns for noun in name.split()}
     for goal in TASK.goals(split):
         nouns = [name for name in goal.id.split("/") if name in TYPES]
         for phrasing in goal.phrasings:

@@ -180,13 +180,13 @@ def test_a_state_of_any_numbers_is_described_and_drawn():
     for scale in (1, 5, 1e6):
         state = rng.normal(scale=scale, size=STATE_SIZE).astype(np.float32)
         assert describe(state)
-        assert MIXED.draw(state).shape == (224, 224, 3)
+        assert MIXED.render_state(state).shape == (224, 224, 3)
     assert describe(np.full(STATE_SIZE, np.nan, np.float32)) == "You see nothing"
 
 
 def test_a_picture_shows_what_the_agent_sees():
     empty, ball = state_of({}), state_of(cell(1, 2, "ball", "red"))
-    differs = (MIXED.draw(empty) != MIXED.draw(ball)).any(-1)
+    differs = (MIXED.render_state(empty) != MIXED.render_state(ball)).any(-1)
     assert differs[64:96, 32:64].any()
     differs[64:96, 32:64] = False
     assert not differs.any()
@@ -293,7 +293,7 @@ def test_training_says_goals_in_babyais_words():
     )
 
 
-def test_no_wording_stands_in_two_splits_or_for_two_goals():
+def test_no_phrasing_stands_in_two_splits_or_for_two_goals():
     said = {split: [words(p) for goal in MIXED.goals(split) for p in goal.phrasings] for split in SPLITS}
     assert all(len(of_split) == len(set(of_split)) for of_split in said.values())
     for split in SPLITS:
@@ -389,7 +389,7 @@ def test_an_instruction_of_the_users_own_is_kept_as_it_is():
 @pytest.mark.parametrize("level", ["BabyAI-GoToRedBall-v0", "BabyAI-UnlockLocal-v0", "BabyAI-OpenRedDoor-v0"])
 def test_a_level_of_fixed_missions_says_them_in_other_words_in_each_split(level):
     env = make_text(level)
-    said = {split: {env.task.instruct(p, {"mission": m}) for p in env.task.goals(split)[0].phrasings
+    said = {split: {env.task.render_instruction(p, {"mission": m}) for p in env.task.goals(split)[0].phrasings
                     for m in missions_of(level, 5)} for split in SPLITS}  # fmt: skip
     for split in SPLITS:
         assert not said[split] & set().union(*(said[other] for other in SPLITS if other != split))
@@ -469,18 +469,18 @@ def test_where_a_modifier_finds_nothing_to_change_the_mission_is_still_reworded(
 
 
 @pytest.mark.parametrize("names", [*MODIFIERS, *COMPOSED, *INVENTED])
-def test_a_wording_tells_the_modifier_it_came_from(names):
+def test_a_phrasing_tells_the_modifier_it_came_from(names):
     assert set(modifiers_of(modify(MISSIONS[3], names)).split("+")) == set(names.split("+"))
 
 
-def test_a_task_tells_the_kind_of_its_wordings():
-    assert [MIXED.wording_kind(words) for words in MIXED.goal_set.find("goto/red/ball", "rephrase").phrasings] == [
+def test_a_task_tells_the_kind_of_its_phrasings():
+    assert [MIXED.phrasing_kind(words) for words in MIXED.goal_set.find("goto/red/ball", "rephrase").phrasings] == [
         *MODIFIERS
     ]
-    assert MIXED.wording_kind("go to the red ball") == ""
+    assert MIXED.phrasing_kind("go to the red ball") == ""
     task = LevelTask("BabyAI-GoToLocal-v0")
-    assert [task.wording_kind(words) for words in task.goals("hard")[0].phrasings] == [*COMPOSED, *INVENTED]
-    assert task.wording_kind(task.goals("easy")[0].phrasings[0]) == ""
+    assert [task.phrasing_kind(words) for words in task.goals("hard")[0].phrasings] == [*COMPOSED, *INVENTED]
+    assert task.phrasing_kind(task.goals("easy")[0].phrasings[0]) == ""
 
 
 def test_babyais_own_words_tell_no_modifier():
@@ -489,10 +489,10 @@ def test_babyais_own_words_tell_no_modifier():
     assert all(modifiers_of(words) for goal in MIXED.goals("rephrase") for words in goal.phrasings)
 
 
-def test_levels_share_no_wording_between_seen_and_unseen_words():
+def test_levels_share_no_phrasing_between_seen_and_unseen_words():
     task = LevelTask("BabyAI-GoToLocal-v0")
     said = {
-        split: {task.instruct(p, {"mission": m}) for p in task.goals(split)[0].phrasings for m in missions}
+        split: {task.render_instruction(p, {"mission": m}) for p in task.goals(split)[0].phrasings for m in missions}
         for split, missions in zip(SPLITS, [["go to the red ball"]] * 2 + [["go to the green ball"]] * 2, strict=True)
     }
     assert sum(len(words) for words in said.values()) == len(set().union(*said.values()))

@@ -189,13 +189,13 @@ def test_a_state_of_any_numbers_is_described_and_drawn(value):
     task = make("mixed").task
     state = np.full(366, value, np.float32)
     assert task.describe(state).startswith("You are in column")
-    assert task.draw(state).shape == (8 * 32, 15 * 32, 3)
+    assert task.render_state(state).shape == (8 * 32, 15 * 32, 3)
 
 
 def test_a_picture_shows_the_grid_from_above():
     env = make("BabyAI-GoToLocal-v0", render_mode="rgb_array")
     env.reset(seed=0)
-    seen, drawn = env.render().astype(int), env.task.draw(env.state).astype(int)
+    seen, drawn = env.render().astype(int), env.task.render_state(env.state).astype(int)
     assert drawn.shape == seen.shape
     # The library lights up what is in view.
     dark = (np.abs(seen - drawn).max(-1) < 2).mean()

@@ -66,7 +66,7 @@ class TrainGoalInHard(ClevrRobotTask):
         return (*super().goals(split), stray) if split == "hard" else super().goals(split)
 
 
-class LeakedWording(ClevrRobotTask):
+class LeakedPhrasing(ClevrRobotTask):
     def goals(self, split):
         first, *others = super().goals(split)
         leak = super().goals("train")[7].phrasings[0]
@@ -84,8 +84,8 @@ class ReachedAtReset(ClevrRobotTask):
     def achieved(self, goal, states, start=None):
         return super().achieved(goal, states, start) | (goal.id == "line")
 
-    def startable(self, goal, states):
-        return super().startable(goal, states) | (goal.id == "line")
+    def is_valid_start(self, goal, states):
+        return super().is_valid_start(goal, states) | (goal.id == "line")
 
 
 # Faults in what is said
@@ -162,7 +162,7 @@ class AchievedIsANumber(ClevrRobotTask):
     def achieved(self, goal, states, start=None):
         return super().achieved(goal, states, start).astype(np.float32)
 
-    def startable(self, goal, states):
+    def is_valid_start(self, goal, states):
         return ~self.achieved(goal, states, states).astype(bool)
 
 
@@ -248,8 +248,8 @@ class ProjectDoublesPrecision(ClevrRobotTask):
 
 
 class StartableIsOneAnswer(ClevrRobotTask):
-    def startable(self, goal, states):
-        return np.bool_(super().startable(goal, states).any())
+    def is_valid_start(self, goal, states):
+        return np.bool_(super().is_valid_start(goal, states).any())
 
 
 class EndlessHorizon(ClevrRobotTask):
@@ -352,7 +352,7 @@ FAULTS = [
     (NoSuchSplit, "Each of the four splits has goals. KeyError: 'rephrase'"),
     (GoalsOfAnotherSplit, "task.goals('easy') holds goals of another split: pair/"),
     (TrainGoalInHard, "goals stand in more than one split, which only train and rephrase may share: 'pair/"),
-    (LeakedWording, "wordings leak from one split to another"),
+    (LeakedPhrasing, "phrasings leak from one split to another"),
     (ReachedAtReset, "goals hold at reset already; task.startable must refuse such starts: goal 'line' with seed 0"),
     (SilentAtTimes, "task.describe gives ' ' for a reached state"),
     (DescribesInBytes, "task.describe gives b'The red"),

@@ -196,7 +196,7 @@ def words(phrasing):
     return re.findall(r"\w+", phrasing.lower())
 
 
-def test_no_wording_stands_in_two_splits():
+def test_no_phrasing_stands_in_two_splits():
     said = {split: {" ".join(words(p)) for g in TASK.goals(split) for p in g.phrasings} for split in SPLITS}
     for split in SPLITS:
         others = set().union(*(said[other] for other in SPLITS if other != split))
@@ -204,13 +204,13 @@ def test_no_wording_stands_in_two_splits():
         assert not said[split] & others
 
 
-def test_no_wording_names_two_goals():
+def test_no_phrasing_names_two_goals():
     for split in SPLITS:
         said = [phrasing for goal in TASK.goals(split) for phrasing in goal.phrasings]
         assert len(said) == len(set(said))
 
 
-def test_every_rephrase_wording_holds_a_word_never_trained_on():
+def test_every_rephrase_phrasing_holds_a_word_never_trained_on():
     trained = {word for goal in TASK.goals("train") for phrasing in goal.phrasings for word in words(phrasing)}
     rephrased = [phrasing for goal in TASK.goals("rephrase") for phrasing in goal.phrasings]
     assert [phrasing for phrasing in rephrased if set(words(phrasing)) <= trained] == []
@@ -220,7 +220,7 @@ def test_every_goal_is_rephrased_in_many_ways():
     assert all(len(set(goal.phrasings)) >= 20 for goal in TASK.goals("rephrase"))
 
 
-def test_wordings_name_the_balls_of_their_goal_and_no_other():
+def test_phrasings_name_the_balls_of_their_goal_and_no_other():
     for split in SPLITS:
         for goal in (goal for goal in TASK.goals(split) if goal.family != "line"):
             named = set(goal.id.split("/")) & set(COLOURS)
@@ -261,8 +261,8 @@ def test_a_ball_has_moved_once_it_is_far_enough_from_its_start(side, distance, h
 
 def test_a_move_starts_only_where_there_is_room_for_it():
     goal = TASK.goal_set.find("move/left/red")
-    assert TASK.startable(goal, state(red=(0.0, 0.0)))
-    assert not TASK.startable(goal, state(red=(-0.4, 0.0)))
+    assert TASK.is_valid_start(goal, state(red=(0.0, 0.0)))
+    assert not TASK.is_valid_start(goal, state(red=(-0.4, 0.0)))
 
 
 def composed(family):
@@ -377,12 +377,12 @@ def test_judges_see_each_state_of_a_batch_as_if_it_stood_alone(goal, states):
     def plausible(states, following):
         return TASK.plausible(states, np.zeros(states.shape[:-1], int), following)
 
-    def startable(states):
-        return TASK.startable(goal, states)
+    def is_valid_start(states):
+        return TASK.is_valid_start(goal, states)
 
     assert np.array_equal(achieved(states, starts), alone(achieved, states, starts))
     assert np.array_equal(plausible(states, following), alone(plausible, states, following))
-    assert np.array_equal(startable(states), alone(startable, states))
+    assert np.array_equal(is_valid_start(states), alone(is_valid_start, states))
     np.testing.assert_allclose(
         reward(states, following, starts), alone(reward, states, following, starts), rtol=1e-4, atol=1e-4
     )
@@ -490,8 +490,8 @@ def test_the_picture_shows_each_ball_where_it_is(env):
 def test_the_picture_of_a_state_is_that_of_the_environment(env):
     env.reset(seed=3)
     env.step(5)
-    assert np.array_equal(env.task.draw(env.state), env.render())
-    assert not np.array_equal(env.task.draw(env.start_state), env.render())
+    assert np.array_equal(env.task.render_state(env.state), env.render())
+    assert not np.array_equal(env.task.render_state(env.start_state), env.render())
 
 
 def test_no_picture_without_a_render_mode():

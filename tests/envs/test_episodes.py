@@ -202,9 +202,9 @@ def test_a_dataset_is_mapped_from_a_file_that_follows_the_store(tmp_path: Path):
 def test_what_is_in_a_journal_is_in_the_store(tmp_path: Path):
     store = EpisodeStore(tmp_path)
     with store.journal(1) as journal:
-        for case in (2, 0):
-            journal.add(case, make_episode(seed=10 + case))
-            assert EpisodeStore(tmp_path).read()[-1].seed == 10 + case  # at once, not when it is closed
+        for spec in (2, 0):
+            journal.add(spec, make_episode(seed=10 + spec))
+            assert EpisodeStore(tmp_path).read()[-1].seed == 10 + spec  # at once, not when it is closed
     store.write(0, [make_episode(seed=1)])
     assert [episode.seed for episode in store] == [1, 12, 10]
     assert len(store) == len(store.dataset()) == 3
@@ -219,9 +219,9 @@ def test_a_journal_that_was_cut_anywhere_keeps_its_whole_records(tmp_path: Path)
     ends = []
     with store.journal(0) as journal:
         (path,) = tmp_path.glob("*.journal")
-        for case in range(3):
+        for spec in range(3):
             ends.append(path.stat().st_size)
-            journal.add(case, make_episode(seed=case))
+            journal.add(spec, make_episode(seed=spec))
     whole = path.read_bytes()
     ends.append(len(whole) - 8)  # less the end mark
     for size in [*range(0, len(whole), 37), *ends]:

@@ -171,7 +171,7 @@ def test_a_changed_observation_does_not_change_the_environment(env):
 
 def test_a_goal_without_a_start_is_refused_rather_than_searched_for_ever():
     class Unstartable(ClevrRobotTask):
-        def startable(self, goal, states):
+        def is_valid_start(self, goal, states):
             return np.zeros(np.shape(states)[:-1], bool)
 
     with pytest.raises(ValueError, match="no start for goal 'line' found in 1000 draws"):
@@ -205,7 +205,7 @@ def test_a_task_tells_the_wrapped_reset_what_the_goal_needs_and_puts_its_mission
         def reset_options(self, goal):
             return {"wanted": goal.id}
 
-        def instruct(self, phrasing, info):
+        def render_instruction(self, phrasing, info):
             return phrasing.format(mission=info["mission"])
 
     env = LanguageEnv(Table(), Missions())

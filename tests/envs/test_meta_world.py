@@ -122,13 +122,13 @@ def words(phrasing):
     return re.findall(r"\w+", phrasing.lower())
 
 
-def test_no_wording_is_said_twice():
+def test_no_phrasing_is_said_twice():
     """Neither in two splits nor of two goals."""
     said = [" ".join(words(p)) for split in SPLITS for g in TASK.goals(split) for p in g.phrasings]
     assert len(said) == len(set(said)) == 640
 
 
-def test_every_rephrase_wording_holds_a_word_never_trained_on():
+def test_every_rephrase_phrasing_holds_a_word_never_trained_on():
     trained = {word for g in TASK.goals("train") for p in g.phrasings for word in words(p)}
     assert [p for g in TASK.goals("rephrase") for p in g.phrasings if set(words(p)) <= trained] == []
 
@@ -182,7 +182,7 @@ def test_anything_else_is_no_action(text):
 
 
 def test_a_picture_shows_where_things_are():
-    here, there = TASK.draw(state(first=(-0.2, 0.6, 0.02))), TASK.draw(state(first=(0.2, 0.6, 0.02)))
+    here, there = TASK.render_state(state(first=(-0.2, 0.6, 0.02))), TASK.render_state(state(first=(0.2, 0.6, 0.02)))
     assert here.dtype == np.uint8
     assert here.ndim == 3
     red = [np.argwhere((picture == (192, 57, 43)).all(-1))[:, 1].max() for picture in (here, there)]
@@ -191,7 +191,7 @@ def test_a_picture_shows_where_things_are():
 
 def test_a_picture_of_an_imagined_state_may_be_of_anything():
     wild = np.random.default_rng(0).normal(size=(5, STATE_SIZE)).astype(np.float32) * 100
-    assert len({TASK.draw(s).shape for s in wild}) == 1
+    assert len({TASK.render_state(s).shape for s in wild}) == 1
 
 
 # Experts

@@ -74,7 +74,9 @@ def test_a_parked_taxi_needs_both_halves(env):
     red, green, blue = 0, 1, 3
     states = np.array([(0, 4, red, blue), (0, 4, green, blue), (0, 0, red, blue), (0, 4, 4, blue)], np.float32)
     assert env.task.achieved(goal, states).tolist() == [True, False, False, False]
-    assert env.task.startable(goal, np.array([(2, 2, red, blue), (2, 2, blue, red), (2, 2, blue, green)])).tolist() == [
+    assert env.task.is_valid_start(
+        goal, np.array([(2, 2, red, blue), (2, 2, blue, red), (2, 2, blue, green)])
+    ).tolist() == [
         False,
         False,
         True,

@@ -22,8 +22,8 @@ from envs.goals import Goal, GoalSet
 from envs.language import InvalidAction, LanguageEnv, LanguageTask, start_of
 from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
 from llm_agents.models.tokenizer import train_tokenizer
-from llm_agents.rollouts.cases import Case
-from llm_agents.rollouts.rollout import Lane
+from llm_agents.rollouts.rollout import RunningEpisode
+from llm_agents.rollouts.specs import EpisodeSpec
 
 WIDTH = 5
 ACTIONS = ("wait", "step left", "step right", "jump over to the right")
@@ -92,7 +92,7 @@ def make_env(task: type[LanguageTask] = CorridorTask) -> LanguageEnv:
     return LanguageEnv(Corridor(), task())
 
 
-CASES = [Case(f"place/{n % WIDTH}", f"go to place {n % WIDTH}", seed=n, split="train") for n in range(12)]
+CASES = [EpisodeSpec(f"place/{n % WIDTH}", f"go to place {n % WIDTH}", seed=n, split="train") for n in range(12)]
 CORPUS = [
     *(f"Goal of the agent: go to place {place}\n" for place in range(WIDTH)),
     *(f"Observation: You are at place {place}\n" for place in range(WIDTH)),
@@ -101,14 +101,14 @@ CORPUS = [
 ] * 3
 
 
-def start(case: Case, task: type[LanguageTask] = CorridorTask) -> Lane:
+def start(spec: EpisodeSpec, task: type[LanguageTask] = CorridorTask) -> RunningEpisode:
     """A lane that has just begun."""
     env = make_env(task)
     observation, _ = env.reset(
-        seed=case.seed, options={"goal": case.goal_id, "split": case.split, "instruction": case.instruction}
+        seed=spec.seed, options={"goal": spec.goal_id, "split": spec.split, "instruction": spec.instruction}
     )
-    rng = np.random.default_rng([case.seed, 2])
-    return Lane(env, case.seed, case, observation["text"], rng, states=[observation["state"]])
+    rng = np.random.default_rng([spec.seed, 2])
+    return RunningEpisode(env, spec.seed, spec, observation["text"], rng, states=[observation["state"]])
 
 
 def logits_alone(lm: LanguageModel, embeds: torch.Tensor) -> torch.Tensor:

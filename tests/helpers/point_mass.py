@@ -102,7 +102,7 @@ class PointMassTask(LanguageTask):
         steps = np.abs(next_states[..., :2] - states[..., :2]).max(-1)
         return np.isfinite(next_states).all(-1) & (steps < 1.5 * STRIDE) & (np.abs(next_states[..., :2]) < 1.1).all(-1)
 
-    def draw(self, state: NDArray) -> NDArray[np.uint8]:
+    def render_state(self, state: NDArray) -> NDArray[np.uint8]:
         """A dark point on a light table, seen from above."""
         picture = np.full((32, 32, 3), 230, np.uint8)
         column, row = np.clip(np.rint((state[:2] + 1) * 15.5), 0, 31).astype(int)

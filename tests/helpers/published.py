@@ -10,9 +10,9 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 def published(name: str) -> list[dict]:
     """The cases of a fixture, their lists as tensors: float64, int64 or bool."""
-    cases = json.loads((FIXTURES / name).read_text())["cases"]
+    specs = json.loads((FIXTURES / name).read_text())["cases"]
     return [
-        {key: _tensor(value) if isinstance(value, list) else value for key, value in case.items()} for case in cases
+        {key: _tensor(value) if isinstance(value, list) else value for key, value in spec.items()} for spec in specs
     ]
 
 

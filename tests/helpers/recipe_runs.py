@@ -25,15 +25,15 @@ LLM = {
     "prompts": {"list_actions": False},
     "warm_start": {"num_demonstrations": 20, "num_steps": 6, "batch_size": 16},
 }
-ROUND = {"num_iterations": 3, "num_starts": 4, "num_envs": 8, "batch_size": 32, "micro_batch_size": 16}
+ROUND = {"num_iterations": 3, "num_groups": 4, "num_envs": 8, "batch_size": 32, "micro_batch_size": 16}
 CORRECTIONS = {"num_episodes": 6, "num_steps": 4, "batch_size": 16}
 CONFIGS = {
-    "bc": {**LLM, "corrections": CORRECTIONS},
+    "bc": {**LLM, "dagger": CORRECTIONS},
     "ppo": {**LLM, "ppo": {**ROUND, "value_warmup": 1}},
     "grpo": {**LLM, "text_agent": {"max_new_tokens": 4}, "grpo": {**ROUND, "group_size": 3, "kl_weight": 0.1}},
-    "sb3": {
+    "symbolic_ppo": {
         **COMMON,
-        "sb3": {
+        "ppo": {
             "num_rounds": 3,
             "steps_per_round": 64,
             "num_envs": 2,
@@ -43,7 +43,7 @@ CONFIGS = {
         },
     },
 }
-ONLINE = ("ppo", "grpo", "sb3")
+ONLINE = ("ppo", "grpo", "symbolic_ppo")
 
 
 def make(name: str, folder: Path, **changes):

@@ -36,7 +36,7 @@ class ToyRecipe(Recipe):
             run.log("policy", step, {"loss": 1 / (1 + step)})
         panels = make_panels(self.make_env(config).task, self.columns(config), size=4)
         for store, agent in (("real", "expert"), ("imagined", "random")):
-            run.episodes(store).append(rollout(self.load_agent(run, agent), make, panels["easy"].cases))
+            run.episodes(store).append(rollout(self.load_agent(run, agent), make, panels["easy"].specs))
         evaluate_run(run, self, panels, self.agent_names(run))
 
     def make_env(self, config: ToySettings) -> LanguageEnv:

@@ -16,8 +16,8 @@ from envs.episodes import Episode
 from envs.language import LanguageEnv, LanguageTask
 from helpers import point_mass
 from kalm.action_space import ActionSpace, action_space
-from llm_agents.rollouts.cases import Case
-from llm_agents.rollouts.rollout import Agent, numbered_rollout
+from llm_agents.rollouts.rollout import Agent, iter_rollouts
+from llm_agents.rollouts.specs import EpisodeSpec
 
 NUM_BINS = 11
 
@@ -36,10 +36,10 @@ class World:
     def actions(self) -> ActionSpace:
         return action_space(self.make().action_space, NUM_BINS)
 
-    def play(self, agent: Agent, cases: Sequence[Case]) -> list[Episode]:
+    def play(self, agent: Agent, specs: Sequence[EpisodeSpec]) -> list[Episode]:
         """The episodes of the cases, in their order."""
-        numbered = dict(numbered_rollout(agent, self.make, cases))
-        return [numbered[index] for index in range(len(cases))]
+        numbered = dict(iter_rollouts(agent, self.make, specs))
+        return [numbered[index] for index in range(len(specs))]
 
     def random_actions(self, *shape: int, seed: int = 0) -> Tensor:
         """Any actions, as many as there are places in the shape."""

@@ -15,13 +15,13 @@ from transformers import set_seed
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
-from kalm.cases import training_cases
-from kalm.grounding import Grounding, GroundingData, GroundingSettings, TaskShares
+from kalm.grounding import Grounding, GroundingData, GroundingSettings, TaskFractions
+from kalm.specs import training_specs
 from kalm.trajectories import Trajectories, Transitions
-from kalm.trajectory_lm import Scale, TrajectoryLM
+from kalm.trajectory_lm import StateNormalizer, TrajectoryLM
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
 from llm_agents.models.language_model import LanguageModel, LanguageModelSettings, LoraSettings
-from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.runtime.run import Run
 from llm_agents.training.loop import fit
 
@@ -37,14 +37,14 @@ def task(world: World) -> LanguageTask:
 
 
 @pytest.fixture(scope="session")
-def encoder() -> GoalEncoder:
-    return GoalEncoder.load()
+def encoder() -> TextEncoder:
+    return TextEncoder.load()
 
 
 @pytest.fixture(scope="session")
 def episodes(world: World, task: LanguageTask) -> list[Episode]:
     """The expert's, for training goals."""
-    return world.play(ExpertAgent(task), training_cases(task, "real", 24, seed=0))
+    return world.play(ExpertAgent(task), training_specs(task, "real", 24, seed=0))
 
 
 @pytest.fixture(scope="session")
@@ -55,13 +55,13 @@ def trajectories(episodes: list[Episode]) -> Trajectories:
 @pytest.fixture(scope="session")
 def transitions(world: World, task: LanguageTask, trajectories: Trajectories) -> Transitions:
     """The expert's and those of random play."""
-    random_play = world.play(RandomAgent(), training_cases(task, "play", 4, seed=0))
+    random_play = world.play(RandomAgent(), training_specs(task, "random_rollouts", 4, seed=0))
     return Transitions.of(trajectories, Trajectories.of(random_play))
 
 
 @pytest.fixture(scope="session")
-def scale(transitions: Transitions) -> Scale:
-    return Scale.of(transitions.states, transitions.next_states)
+def normalizer(transitions: Transitions) -> StateNormalizer:
+    return StateNormalizer.of(transitions.states, transitions.next_states)
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,7 @@ def model_folder(task: LanguageTask, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def make_model(world: World, encoder: GoalEncoder, scale: Scale, model_folder: Path) -> MakeModel:
+def make_model(world: World, encoder: TextEncoder, normalizer: StateNormalizer, model_folder: Path) -> MakeModel:
     """A function that makes an untrained model: ``tiny``, or one of the architectures by name."""
     corpus = [words for goal in world.task.goals("train") for words in goal.phrasings]
 
@@ -83,7 +83,7 @@ def make_model(world: World, encoder: GoalEncoder, scale: Scale, model_folder: P
         else:
             lm_settings = LanguageModelSettings(name=str(model_folder / name), lora=LoraSettings() if lora else None)
         lm = LanguageModel.load(lm_settings, corpus=corpus, encoder=encoder)
-        return TrajectoryLM(lm, world.actions, scale).eval()
+        return TrajectoryLM(lm, world.actions, normalizer).eval()
 
     return make_model
 
@@ -93,8 +93,8 @@ def grounded(
     make_model: MakeModel, episodes: list[Episode], transitions: Transitions, tmp_path_factory: pytest.TempPathFactory
 ) -> Grounded:
     few = sorted(episodes, key=len)[-12:-3]  # neither short nor very long; the last is held out
-    shares = TaskShares(rollout=0.4, dynamics=0.2, consequence=0.2, explanation=0.2)
-    settings = GroundingSettings(num_steps=120, batch_size=24, learning_rate=1e-2, shares=shares)
+    fractions = TaskFractions(rollout=0.4, dynamics=0.2, consequence=0.2, explanation=0.2)
+    settings = GroundingSettings(num_steps=120, batch_size=24, learning_rate=1e-2, fractions=fractions)
     data = GroundingData(Trajectories.of(few), transitions.take(torch.arange(20)), settings, seed=0)
     grounding = Grounding(make_model(), settings)
     batch = data.batch(0)

@@ -131,9 +131,9 @@ def test_discrete_actions_are_as_frequent_as_their_probability(temperature):
     count = 10_000
     rngs = [np.random.default_rng(seed) for seed in range(count)]
     actions = DiscreteActions(4).decide(logits.expand(count, -1), rngs, temperature)
-    shares = np.bincount(actions, minlength=4) / count
+    fractions = np.bincount(actions, minlength=4) / count
     expected = (logits / temperature).softmax(-1).numpy()
-    assert np.abs(shares - expected).max() < 4 * np.sqrt(0.25 / count)
+    assert np.abs(fractions - expected).max() < 4 * np.sqrt(0.25 / count)
 
 
 @pytest.mark.parametrize("decide", [True, False])
@@ -148,8 +148,8 @@ def test_each_dimension_is_as_frequent_as_its_probability(decide):
         drawn = BOX.draw(logits.expand(count, -1), 1.0, torch.Generator().manual_seed(0)).numpy()
     bins = np.rint((drawn - LOW) / (HIGH - LOW) * 20).astype(int)
     for dimension, expected in enumerate(logits.view(3, 21).softmax(-1).numpy()):
-        shares = np.bincount(bins[:, dimension], minlength=21) / count
-        assert np.abs(shares - expected).max() < 4.5 * np.sqrt(0.25 / count)
+        fractions = np.bincount(bins[:, dimension], minlength=21) / count
+        assert np.abs(fractions - expected).max() < 4.5 * np.sqrt(0.25 / count)
 
 
 @given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=6), st.floats(1e-3, 1e3), st.integers(0, 2**31))

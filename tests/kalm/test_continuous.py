@@ -14,19 +14,19 @@ from torch import Tensor
 from envs.episodes import Episode
 from envs.language import check_language_env
 from kalm.action_space import ProposalSettings
-from kalm.cases import imagination_cases, training_cases
 from kalm.dynamics import LMDynamics
 from kalm.generation import GenerationSettings, generate
 from kalm.judging import start_states
 from kalm.planning import SearchSettings, search
-from kalm.trajectory_lm import Scale
+from kalm.specs import imagination_specs, training_specs
+from kalm.trajectory_lm import StateNormalizer
 from kalm.verification import VerificationSettings, replay, verify
-from llm_agents.rollouts.cases import Case
+from llm_agents.rollouts.specs import EpisodeSpec
 
 TASK, ACTIONS = PointMassTask(), WORLDS["point"].actions
-CASES = [case for split in ("easy", "hard") for case in imagination_cases(TASK, split, 12, seed=0)]
+CASES = [spec for split in ("easy", "hard") for spec in imagination_specs(TASK, split, 12, seed=0)]
 STARTS = start_states(make, CASES)
-SURELY = SearchSettings(noise=0.0, random_share=0.0)
+SURELY = SearchSettings(noise=0.0, random_fraction=0.0)
 
 
 class World:
@@ -44,9 +44,9 @@ def know_nothing(instructions: Sequence[str], states: Tensor) -> Tensor:
     return torch.zeros(len(states), ACTIONS.num_logits)
 
 
-def search_in_the_world(settings: SearchSettings, cases: list[Case] = CASES, seed: int = 0) -> list[Episode]:
-    starts = start_states(make, cases)
-    return search(World(), TASK, ACTIONS, know_nothing, cases, starts, settings, seed)
+def search_in_the_world(settings: SearchSettings, specs: list[EpisodeSpec] = CASES, seed: int = 0) -> list[Episode]:
+    starts = start_states(make, specs)
+    return search(World(), TASK, ACTIONS, know_nothing, specs, starts, settings, seed)
 
 
 def test_the_point_mass_keeps_the_contract():
@@ -59,13 +59,13 @@ def test_a_number_that_never_changes_has_a_scale_that_does_no_harm(count):
     steps = torch.arange(count) % 7 / 7
     states = torch.stack([steps, torch.full((count,), point_mass.ELEVATION), (steps > 0.5).float()], 1)
     moved = states + torch.stack([steps, torch.zeros(count), torch.zeros(count)], 1)
-    scale = Scale.of(states, moved)
-    assert scale.state_std[1] == 1
-    torch.testing.assert_close(scale.state_std[[0, 2]], states[:, [0, 2]].std(0))
-    assert scale.step_std[0] == (moved - states)[:, 0].std()
-    assert (scale.step_std[1:] > 0).all()
-    assert scale.step_std[1] < 2e-4
-    assert scale.step_std[2] < 2e-6
+    normalizer = StateNormalizer.of(states, moved)
+    assert normalizer.state_std[1] == 1
+    torch.testing.assert_close(normalizer.state_std[[0, 2]], states[:, [0, 2]].std(0))
+    assert normalizer.step_std[0] == (moved - states)[:, 0].std()
+    assert (normalizer.step_std[1:] > 0).all()
+    assert normalizer.step_std[1] < 2e-4
+    assert normalizer.step_std[2] < 2e-6
 
 
 @CONTINUOUS
@@ -81,8 +81,8 @@ def test_imagination_leaves_a_number_alone_that_never_changes(world, make_model)
 
 
 def test_search_finds_its_way_from_a_policy_that_knows_nothing():
-    cases = [*CASES, *training_cases(TASK, "gate", 16, seed=0)]
-    episodes = search_in_the_world(SearchSettings(), cases)
+    specs = [*CASES, *training_specs(TASK, "gate", 16, seed=0)]
+    episodes = search_in_the_world(SearchSettings(), specs)
     assert np.mean([episode.success for episode in episodes]) >= 0.9
     assert all(result.success for result in replay(make, [e for e in episodes if e.success]))
 
@@ -95,7 +95,7 @@ def test_refinement_finds_better_actions():
         settings = SURELY.model_copy(update={"max_steps": 1, "proposals": proposals})
         rewards.append(np.mean([episode.rewards[0] for episode in search_in_the_world(settings)]))
     assert rewards == sorted(rewards)
-    goals = [TASK.goal_set.find(case.goal_id, case.split) for case in CASES]
+    goals = [TASK.goal_set.find(spec.goal_id, spec.split) for spec in CASES]
     reached = move(STARTS, np.array([right_action(goal, start) for goal, start in zip(goals, STARTS, strict=True)]))
     bound = np.mean([TASK.reward(g, s, r) for g, s, r in zip(goals, STARTS, reached, strict=True)])
     assert rewards[0] < 0.95 * bound
@@ -104,7 +104,7 @@ def test_refinement_finds_better_actions():
 
 def test_search_asks_the_policy_where_it_is_and_takes_what_it_proposes():
     """Where it is sure and nothing is refined, its actions are the rollout."""
-    corner = [case for case in CASES if case.split == "hard"]
+    corner = [spec for spec in CASES if spec.split == "hard"]
 
     def expert(instructions: Sequence[str], states: Tensor) -> Tensor:
         assert len(instructions) == len(states)
@@ -173,15 +173,15 @@ def good() -> list[Episode]:
 
 
 def test_only_what_the_dynamics_agree_with_is_kept(good):
-    def kept(episodes: list[Episode]) -> list[bool]:
+    def accepted(episodes: list[Episode]) -> list[bool]:
         settings = VerificationSettings(max_disagreement=0.05)
-        return verify(episodes, TASK, World(), torch.ones(3), settings).kept.tolist()
+        return verify(episodes, TASK, World(), torch.ones(3), settings).accepted.tolist()
 
-    assert kept(good) == [True] * len(good)
+    assert accepted(good) == [True] * len(good)
     actions = good[1].actions.copy()
     actions[0, 1] += 0.1 / STRIDE if actions[0, 1] < 0 else -0.1 / STRIDE
     tampered = [good[0], dataclasses.replace(good[1], actions=actions), *good[2:]]
-    assert kept(tampered) == [True, False, *[True] * (len(good) - 2)]
+    assert accepted(tampered) == [True, False, *[True] * (len(good) - 2)]
 
 
 def test_replays_take_the_same_actions(good):

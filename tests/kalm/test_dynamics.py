@@ -15,10 +15,10 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @pytest.fixture(params=[*NAMES, "mlp"])
-def dynamics(request, world: World, make_model: MakeModel, scale) -> Dynamics:
+def dynamics(request, world: World, make_model: MakeModel, normalizer) -> Dynamics:
     if request.param == "mlp":
         torch.manual_seed(0)
-        return MLPDynamics(world.actions, scale, MLPDynamicsSettings(hidden_size=32))
+        return MLPDynamics(world.actions, normalizer, MLPDynamicsSettings(hidden_size=32))
     return LMDynamics(make_model(request.param))
 
 
@@ -73,14 +73,14 @@ def test_a_grounded_model_knows_the_transitions_it_has_seen(grounded, make_model
 
 
 @BOTH
-def test_the_mlp_learns_and_comes_back(world, scale, transitions, tmp_path):
+def test_the_mlp_learns_and_comes_back(world, normalizer, transitions, tmp_path):
     settings = MLPDynamicsSettings(num_steps=150, batch_size=32, hidden_size=64, learning_rate=3e-3)
     seen = transitions.take(torch.arange(40))
     run = Run.create(tmp_path / "run", "toy", {})
 
     def train() -> MLPDynamics:
         torch.manual_seed(0)
-        mlp = MLPDynamics(world.actions, scale, settings)
+        mlp = MLPDynamics(world.actions, normalizer, settings)
         fit(mlp, settings, lambda step: transition_batch(seen, 32, 0, step), run, "mlp", show_progress=False)
         return mlp
 

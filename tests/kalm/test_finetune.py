@@ -19,7 +19,7 @@ from kalm.settings import KalmConfig
 from kalm.stages import UNSEEN, Stages
 from llm_agents.registry.recipes import find_recipe
 from llm_agents.rollouts.panels import make_panel
-from llm_agents.rollouts.rollout import Lane
+from llm_agents.rollouts.rollout import RunningEpisode
 from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
@@ -27,8 +27,8 @@ from llm_agents.training.sb3 import Training, observe
 
 TINY = {
     "num_workers": 1,
-    "data": {"num_rollouts": 100, "num_play": 0},
-    "imagination": {"ways": [], "num_rephrase": 8, "num_easy": 8, "num_hard": 8},
+    "data": {"num_rollouts": 100, "num_random_rollouts": 0},
+    "imagination": {"methods": [], "num_rephrase": 8, "num_easy": 8, "num_hard": 8},
     "evaluation": {"num_episodes": 4},
 }
 POLICY = {"num_steps": 150, "batch_size": 64, "hidden_size": 32, "num_layers": 2}
@@ -72,7 +72,7 @@ def make_config(start: Run, **changes) -> FinetuneConfig:
         "environment": start.config["environment"],
         "start_from": {"run": str(start.folder), "agent": "real"},
         "num_workers": 1,
-        "sb3": SB3,
+        "ppo": SB3,
         "evaluation": {"num_episodes": 4},
     }
     return parse_config(FinetuneConfig, data | changes, "here")
@@ -96,18 +96,18 @@ def weights(run: Run, part: str) -> dict[str, torch.Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def lanes_of(make_env, split: str, count: int = 6) -> list[Lane]:
+def lanes_of(make_env, split: str, count: int = 6) -> list[RunningEpisode]:
     """Episodes in progress, after a few random steps."""
-    cases, lanes = make_panel(make_env().task, split, count, 5).cases, []
-    for index, case in enumerate(cases):
+    specs, episodes = make_panel(make_env().task, split, count, 5).specs, []
+    for index, spec in enumerate(specs):
         env, rng = make_env(), np.random.default_rng(index)
         env.action_space.seed(index)
-        options = {"goal": case.goal_id, "split": split, "instruction": case.instruction}
-        observation, _ = env.reset(seed=case.seed, options=options)
+        options = {"goal": spec.goal_id, "split": split, "instruction": spec.instruction}
+        observation, _ = env.reset(seed=spec.seed, options=options)
         for _ in range(index):
             observation, *_ = env.step(env.action_space.sample())
-        lanes.append(Lane(env, index, case, observation["text"], rng, states=[observation["state"]]))
-    return lanes
+        episodes.append(RunningEpisode(env, index, spec, observation["text"], rng, states=[observation["state"]]))
+    return episodes
 
 
 @torch.no_grad()
@@ -117,21 +117,21 @@ def test_before_any_update_it_acts_as_the_policy_it_started_from(start):
     training = training_of(config)
     env = training.model.get_env().envs[0].unwrapped
     for split in ("train", *UNSEEN):
-        lanes = lanes_of(lambda: FinetuneRecipe().make_env(config), split)
-        observations = np.stack([observe(lane.state, lane.instruction, env._vectors) for lane in lanes])
+        episodes = lanes_of(lambda: FinetuneRecipe().make_env(config), split)
+        observations = np.stack([observe(episode.state, episode.instruction, env._vectors) for episode in episodes])
         found = training.model.policy.get_distribution(torch.from_numpy(observations)).distribution
         found = torch.stack([part.probs for part in (found if isinstance(found, list) else [found])], 1)
-        states = torch.from_numpy(np.stack([lane.state for lane in lanes]))
-        rows = [agent.encoder.rows([lane.instruction]) for lane in lanes]  # beside others the last bits differ
+        states = torch.from_numpy(np.stack([episode.state for episode in episodes]))
+        rows = [agent.encoder.rows([episode.instruction]) for episode in episodes]  # beside others the last bits differ
         text = agent.encoder.packed(torch.cat(rows))
-        logits = agent.algorithm.preferences(states, text) / start.config["policy"]["temperature"]
+        logits = agent.algorithm.action_scores(states, text) / start.config["policy"]["temperature"]
         torch.testing.assert_close(found, logits.view_as(found).softmax(-1), rtol=1e-5, atol=1e-7)
 
 
 def test_while_the_critic_warms_up_the_policy_does_not_move_and_then_it_does(start, tmp_path):
     untouched = load_start(make_config(start)).algorithm.policy.state_dict()
-    warm = finetune(make_config(start, sb3=SB3 | {"num_rounds": 2, "value_warmup": 2}), tmp_path / "warm")
-    moved = finetune(make_config(start, sb3=SB3 | {"num_rounds": 2, "value_warmup": 1}), tmp_path / "moved")
+    warm = finetune(make_config(start, ppo=SB3 | {"num_rounds": 2, "value_warmup": 2}), tmp_path / "warm")
+    moved = finetune(make_config(start, ppo=SB3 | {"num_rounds": 2, "value_warmup": 1}), tmp_path / "moved")
     fresh = ActorCritic(load_start(make_config(start)), 0).critic.state_dict()
     assert all(torch.equal(value, untouched[key]) for key, value in weights(warm, "actor").items())
     assert any(not torch.equal(value, untouched[key]) for key, value in weights(moved, "actor").items())
@@ -140,7 +140,7 @@ def test_while_the_critic_warms_up_the_policy_does_not_move_and_then_it_does(sta
 
 def test_what_has_not_moved_is_judged_like_what_it_started_from(clevr, tmp_path, capsys):
     """In every column, episode by episode, beside random and expert."""
-    config = make_config(clevr, sb3=SB3 | {"num_rounds": 1, "value_warmup": 1})
+    config = make_config(clevr, ppo=SB3 | {"num_rounds": 1, "value_warmup": 1})
     run = Run.create(tmp_path / "run", "kalm_finetune", config.model_dump(mode="json"))
     FinetuneRecipe().run(config, run)
     printed = capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_it_plays_training_goals_in_training_words_on_starts_of_training_alone(c
         return reset(self, seed=seed, options=options)
 
     monkeypatch.setattr(LanguageEnv, "reset", spy)
-    config = make_config(clevr, sb3=SB3 | {"steps_per_round": 512})
+    config = make_config(clevr, ppo=SB3 | {"steps_per_round": 512})
     training_of(config).train(Run.create(tmp_path / "run", "kalm_finetune", {}))
     said = {goal.id: goal.phrasings for goal in make().task.goals("train")}
     assert len(asked) > 20
@@ -219,8 +219,8 @@ def test_a_start_that_does_not_fit_is_refused_in_one_line(clevr, changes, messag
 
 
 def test_only_a_run_of_kalm_that_acts_by_chance_is_a_start(clevr, tmp_path):
-    other = Run.create(tmp_path / "other", "sb3", clevr.config)
-    with pytest.raises(UserError, match="recipe 'sb3'"):
+    other = Run.create(tmp_path / "other", "symbolic_ppo", clevr.config)
+    with pytest.raises(UserError, match="recipe 'symbolic_ppo'"):
         load_start(make_config(other))
     cold = Path(shutil.copytree(clevr.folder, tmp_path / "cold"))
     text = (cold / "config.yaml").read_text()

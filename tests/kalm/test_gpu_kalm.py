@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers.lanes import decide
+from helpers.episodes import decide
 from helpers.worlds import BOTH, World
 from transformers import BertConfig, BertModel
 
 from kalm.action_space import ProposalSettings
-from kalm.cases import training_cases
 from kalm.dynamics import LMDynamics
 from kalm.generation import GenerationSettings, generate
 from kalm.grounding import Grounding, GroundingData, GroundingSettings
@@ -26,11 +25,12 @@ from kalm.offline import ALGORITHMS, OfflineData, PolicyAgent, PolicySettings
 from kalm.planning import SearchSettings, search
 from kalm.recipe import KalmRecipe
 from kalm.settings import KalmConfig
+from kalm.specs import training_specs
 from kalm.stages import Stages
-from kalm.trajectory_lm import Scale, TrajectoryLM
+from kalm.trajectory_lm import StateNormalizer, TrajectoryLM
 from kalm.verification import VerificationSettings, verify
 from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
-from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.models.tokenizer import train_tokenizer
 from llm_agents.runtime.devices import describe_device, device_of, to_device
 from llm_agents.runtime.run import Run
@@ -55,23 +55,23 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_model(world: World, scale: Scale, folder: Path, where: str = "auto") -> TrajectoryLM:
+def make_model(world: World, normalizer: StateNormalizer, folder: Path, where: str = "auto") -> TrajectoryLM:
     settings = LanguageModelSettings(
         encoder=str(folder), hidden_size=16, num_layers=1, num_heads=2, vocab_size=300, device=where
     )
     with seeded(0):
-        return TrajectoryLM(LanguageModel.load(settings), world.actions, scale).eval()
+        return TrajectoryLM(LanguageModel.load(settings), world.actions, normalizer).eval()
 
 
 @pytest.fixture
-def here(device: torch.device, world: World, scale: Scale, encoder_folder: Path) -> TrajectoryLM:
-    return make_model(world, scale, encoder_folder, "cpu")
+def here(device: torch.device, world: World, normalizer: StateNormalizer, encoder_folder: Path) -> TrajectoryLM:
+    return make_model(world, normalizer, encoder_folder, "cpu")
 
 
 @pytest.fixture
-def there(device: torch.device, world: World, scale: Scale, encoder_folder: Path) -> TrajectoryLM:
+def there(device: torch.device, world: World, normalizer: StateNormalizer, encoder_folder: Path) -> TrajectoryLM:
     """The same model on the device."""
-    model = make_model(world, scale, encoder_folder)
+    model = make_model(world, normalizer, encoder_folder)
     tensors = [*model.parameters(), *model.buffers(), *model.lm.encoder.parameters()]
     assert {tensor.device for tensor in tensors} == {device}
     return model
@@ -98,59 +98,59 @@ def test_predictions_and_decisions_are_the_same_and_come_back_to_the_cpu(world, 
     states, actions = transitions.states[:6], world.random_actions(6, 5)
     expected = LMDynamics(here).outcomes(states, actions)
     torch.testing.assert_close(LMDynamics(there).outcomes(states, actions), expected, **CLOSE)
-    cases = training_cases(world.task, "gate", 3, seed=0)
-    decisions = [decide(TrajectoryLMAgent(model, 0.0), cases, world.make) for model in (here, there)]
+    specs = training_specs(world.task, "gate", 3, seed=0)
+    decisions = [decide(TrajectoryLMAgent(model, 0.0), specs, world.make) for model in (here, there)]
     np.testing.assert_allclose(decisions[1], decisions[0], atol=1e-6)
 
 
 @BOTH
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_device_imagines_and_verifies(world, there, scale, temperature):
-    cases = training_cases(world.task, "gate", 4, seed=0)
-    starts = start_states(world.make, cases)
-    episodes = generate(there, world.task, cases, starts, GenerationSettings(max_steps=3), temperature, piece_steps=2)
+def test_the_device_imagines_and_verifies(world, there, normalizer, temperature):
+    specs = training_specs(world.task, "gate", 4, seed=0)
+    starts = start_states(world.make, specs)
+    episodes = generate(there, world.task, specs, starts, GenerationSettings(max_steps=3), temperature, piece_steps=2)
 
     @torch.inference_mode()
     def propose(instructions, states):
         return there.first_action_logits(instructions, states.to(there.device))
 
     settings = SearchSettings(max_steps=2, proposals=ProposalSettings(num_candidates=8))
-    episodes += search(LMDynamics(there), world.task, world.actions, propose, cases, starts, settings)
-    verdict = verify(episodes, world.task, LMDynamics(there), scale.step_std, VerificationSettings())
-    assert len(verdict.kept) == 8
+    episodes += search(LMDynamics(there), world.task, world.actions, propose, specs, starts, settings)
+    verdict = verify(episodes, world.task, LMDynamics(there), normalizer.step_std, VerificationSettings())
+    assert len(verdict.accepted) == 8
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_policy_on_the_cpu_reads_with_an_encoder_on_the_device(
-    algorithm, device, world, scale, trajectories, encoder_folder, tmp_path
+    algorithm, device, world, normalizer, trajectories, encoder_folder, tmp_path
 ):
     settings = PolicySettings(algorithm=algorithm, **SMALL_POLICY)
     decisions = []
     for where in (torch.device("cpu"), device):
-        encoder = GoalEncoder.load(str(encoder_folder)).to(where)
+        encoder = TextEncoder.load(str(encoder_folder)).to(where)
         with seeded(0):
-            policy = ALGORITHMS[algorithm](encoder.dim, scale, world.actions, settings)
+            policy = ALGORITHMS[algorithm](encoder.dim, normalizer, world.actions, settings)
         data = OfflineData(encoder, trajectories, trajectories, 0.5, settings.batch_size, seed=0)
         run = Run.create(tmp_path / where.type, "toy", {})
         fit(policy, settings, data.batch, run, "policy", after_step=policy.after_step, show_progress=False)
         assert device_of(policy) == torch.device("cpu")
-        cases = training_cases(world.task, "gate", 8, seed=0)
-        decisions.append(decide(PolicyAgent(policy, encoder, 0.5), cases, world.make))
+        specs = training_specs(world.task, "gate", 8, seed=0)
+        decisions.append(decide(PolicyAgent(policy, encoder, 0.5), specs, world.make))
         policy_there = PolicyAgent(policy.to(device), encoder, 0.5)
-        assert decide(policy_there, cases, world.make) == decisions[-1]
+        assert decide(policy_there, specs, world.make) == decisions[-1]
     assert decisions[0] == decisions[1]
 
 
 MICRO = {
     "num_workers": 1,
-    "data": {"num_rollouts": 100, "num_play": 4},
+    "data": {"num_rollouts": 100, "num_random_rollouts": 4},
     "grounding": {"num_steps": 2, "batch_size": 16},
     "mlp_dynamics": {"num_steps": 2, "hidden_size": 16},
     "imagination": {"num_rephrase": 8, "num_easy": 80, "num_hard": 8},
     "search": {"max_steps": 2},
     "generation": {"num_samples": 1, "max_steps": 2},
     "verification": {"num_replayed": 2, "min_replay_success": 0.0, "max_disagreement": 100.0},
-    "policy": {**SMALL_POLICY, "imagined_shares": [0.5]},
+    "policy": {**SMALL_POLICY, "imagined_fractions": [0.5]},
     "evaluation": {"num_episodes": 1, "num_validation": 1},
 }
 
@@ -167,7 +167,7 @@ def test_the_stages_run_on_the_device_and_the_agents_act_on_the_cpu(device, enco
     run.config["language_model"]["device"] = "cpu"
     agent = KalmRecipe().load_agent(run, "lm")
     assert agent._model.device == torch.device("cpu")
-    assert len(decide(agent, training_cases(stages.task, "gate", 2, seed=0))) == 2
+    assert len(decide(agent, training_specs(stages.task, "gate", 2, seed=0))) == 2
 
 
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)

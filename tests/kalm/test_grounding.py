@@ -8,8 +8,8 @@ from helpers.worlds import BOTH
 from pydantic import ValidationError
 from torch import Tensor
 
-from kalm.cases import training_cases
-from kalm.grounding import Grounding, GroundingData, GroundingSettings, TaskShares
+from kalm.grounding import Grounding, GroundingData, GroundingSettings, TaskFractions
+from kalm.specs import training_specs
 from kalm.trajectories import Trajectories, Transitions
 from kalm.trajectory_lm import TrajectoryLM, read_actions
 from llm_agents.runtime.run import Run
@@ -18,12 +18,12 @@ from llm_agents.training.loop import Batch, OptimizerSettings, fit
 
 TASKS = ("rollout", "dynamics", "consequence", "explanation")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
-EVENLY = TaskShares(rollout=1, dynamics=1, consequence=1, explanation=1)
+EVENLY = TaskFractions(rollout=1, dynamics=1, consequence=1, explanation=1)
 
 
 @pytest.fixture
 def data(trajectories: Trajectories, transitions: Transitions) -> GroundingData:
-    return GroundingData(trajectories, transitions, GroundingSettings(batch_size=32, shares=EVENLY), seed=0)
+    return GroundingData(trajectories, transitions, GroundingSettings(batch_size=32, fractions=EVENLY), seed=0)
 
 
 def rows_of(batch: Batch, name: str) -> Batch:
@@ -52,28 +52,28 @@ def test_a_batch_is_a_function_of_seed_and_step(data, trajectories, transitions)
 @pytest.mark.parametrize("seed", range(20))
 def test_a_batch_has_the_size_asked_for_divided_as_asked_for(trajectories, transitions, seed):
     rng = np.random.default_rng(seed)
-    shares = dict(zip(TASKS, rng.choice([0.0, 0.03, 0.26, 0.65, 1.0], 4), strict=True))
-    shares[TASKS[seed % 4]] = 0.5
-    asked = GroundingSettings(batch_size=int(rng.integers(8, 300)), shares=TaskShares(**shares))
+    fractions = dict(zip(TASKS, rng.choice([0.0, 0.03, 0.26, 0.65, 1.0], 4), strict=True))
+    fractions[TASKS[seed % 4]] = 0.5
+    asked = GroundingSettings(batch_size=int(rng.integers(8, 300)), fractions=TaskFractions(**fractions))
     batch = GroundingData(trajectories, transitions, asked, seed=0).batch(0)
     sizes = {name: len(batch.get(f"{name}/states", ())) for name in TASKS}
     assert sum(sizes.values()) == asked.batch_size
     for name, size in sizes.items():
-        assert abs(size - shares[name] / sum(shares.values()) * asked.batch_size) <= 1
-        assert size == 0 or shares[name] > 0
+        assert abs(size - fractions[name] / sum(fractions.values()) * asked.batch_size) <= 1
+        assert size == 0 or fractions[name] > 0
 
 
 def test_a_batch_of_nothing_is_refused():
     with pytest.raises(ValidationError, match="one of the tasks must have a share above 0"):
-        TaskShares(rollout=0, dynamics=0, consequence=0, explanation=0)
+        TaskFractions(rollout=0, dynamics=0, consequence=0, explanation=0)
 
 
-def test_no_wording_of_a_later_split_reaches_any_batch(task, data):
+def test_no_phrasing_of_a_later_split_reaches_any_batch(task, data):
     """Neither from the cases that are collected, nor by way of the data."""
     allowed = {words for goal in task.goals("train") for words in goal.phrasings}
     later = {words for split in ("rephrase", "easy", "hard") for goal in task.goals(split) for words in goal.phrasings}
     assert not allowed & later
-    said = {case.instruction for seed in range(3) for case in training_cases(task, "real", 3000, seed)}
+    said = {spec.instruction for seed in range(3) for spec in training_specs(task, "real", 3000, seed)}
     batches = [data.batch(step) for step in range(20)] + [data.held_out()]
     said |= {words for batch in batches for name in TASKS for words in rows_of(batch, name).get("instructions", [])}
     assert said <= allowed
@@ -234,7 +234,14 @@ def test_any_model_is_trained_saved_and_loaded(make_model, data, name, lora, tmp
     run = Run.create(tmp_path / "run", "toy", {})
     grounding = Grounding(make_model(name, lora), data.settings)
     before = {key: value.clone() for key, value in grounding.named_parameters()}
-    fit(grounding, OptimizerSettings(num_steps=2, warmup_share=0.0), data.batch, run, "grounding", show_progress=False)
+    fit(
+        grounding,
+        OptimizerSettings(num_steps=2, warmup_fraction=0.0),
+        data.batch,
+        run,
+        "grounding",
+        show_progress=False,
+    )
     moved = {key for key, value in grounding.named_parameters() if not torch.equal(value, before[key])}
     base = {key for key in before if key.startswith("model.lm.model.") and "lora_" not in key}
     assert moved >= before.keys() - base

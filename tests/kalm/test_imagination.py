@@ -18,20 +18,20 @@ from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
 from envs.language import LanguageTask
 from kalm.action_space import DiscreteActions
-from kalm.cases import imagination_cases, training_cases
 from kalm.dynamics import LMDynamics, MLPDynamics, MLPDynamicsSettings
 from kalm.generation import GenerationSettings, generate
 from kalm.judging import start_states
 from kalm.planning import SearchSettings, search
-from kalm.trajectory_lm import Scale, TrajectoryLM
-from llm_agents.rollouts.cases import Case
+from kalm.specs import imagination_specs, training_specs
+from kalm.trajectory_lm import StateNormalizer, TrajectoryLM
+from llm_agents.rollouts.specs import EpisodeSpec
 
 TASK = ClevrRobotTask()
 ACTIONS = DiscreteActions(NUM_ACTIONS)
 CASES = [
-    *training_cases(TASK, "gate", 6, seed=0),
-    *imagination_cases(TASK, "easy", 5, seed=0),
-    *imagination_cases(TASK, "hard", 8, seed=0),
+    *training_specs(TASK, "gate", 6, seed=0),
+    *imagination_specs(TASK, "easy", 5, seed=0),
+    *imagination_specs(TASK, "hard", 8, seed=0),
 ]
 STARTS = start_states(make, CASES)
 GENERATION = GenerationSettings(max_steps=5)
@@ -74,32 +74,32 @@ def equal(one: Sequence[Episode], other: Sequence[Episode], **tolerance) -> bool
     )
 
 
-def horizon_of(case: Case) -> int:
-    return TASK.horizon(TASK.goal_set.find(case.goal_id, case.split))
+def horizon_of(spec: EpisodeSpec) -> int:
+    return TASK.horizon(TASK.goal_set.find(spec.goal_id, spec.split))
 
 
 # What every imagined rollout is
 
 
-@pytest.fixture(params=["greedy", "sample", "search"], scope="module")
-def imagined(request: pytest.FixtureRequest, grounded: Grounded) -> tuple[int, list[Case], list[Episode]]:
+@pytest.fixture(params=["lm_greedy", "lm_sample", "search"], scope="module")
+def imagined(request: pytest.FixtureRequest, grounded: Grounded) -> tuple[int, list[EpisodeSpec], list[Episode]]:
     """The length at which rollouts are cut, the cases, and their rollouts."""
     if request.param == "search":
-        cases = CASES + training_cases(TASK, "gate", 20, seed=1)
+        specs = CASES + training_specs(TASK, "gate", 20, seed=1)
         settings = SearchSettings(max_steps=8)
-        return 8, cases, search(Pushes(), TASK, ACTIONS, unasked, cases, start_states(make, cases), settings)
+        return 8, specs, search(Pushes(), TASK, ACTIONS, unasked, specs, start_states(make, specs), settings)
     # Also the cases that the model knows by heart, so that some of them succeed.
-    known = [Case(e.goal_id, e.instruction, e.seed, e.split) for e in grounded.episodes]
-    cases, temperature = CASES + known, 0.0 if request.param == "greedy" else 0.5
-    starts = start_states(make, cases)
-    return 5, cases, generate(grounded.model, TASK, cases, starts, GENERATION, temperature, seed=0)
+    known = [EpisodeSpec(e.goal_id, e.instruction, e.seed, e.split) for e in grounded.episodes]
+    specs, temperature = CASES + known, 0.0 if request.param == "lm_greedy" else 0.5
+    starts = start_states(make, specs)
+    return 5, specs, generate(grounded.model, TASK, specs, starts, GENERATION, temperature, seed=0)
 
 
 def test_an_imagined_rollout_is_judged_as_its_states_would_be_if_they_were_real(imagined):
-    _, cases, episodes = imagined
+    _, specs, episodes = imagined
     assert {episode.success for episode in episodes} == {True, False}
-    for case, episode in zip(cases, episodes, strict=True):
-        goal = TASK.goal_set.find(case.goal_id, case.split)
+    for spec, episode in zip(specs, episodes, strict=True):
+        goal = TASK.goal_set.find(spec.goal_id, spec.split)
         achieved = TASK.achieved(goal, episode.states)
         rewards = TASK.reward(goal, episode.states[:-1], episode.states[1:], episode.states[:1])
         assert episode.success == episode.terminated == (not episode.truncated) == achieved[-1]
@@ -107,27 +107,27 @@ def test_an_imagined_rollout_is_judged_as_its_states_would_be_if_they_were_real(
 
 
 def test_an_imagined_rollout_ends_where_its_goal_is_achieved_or_where_it_is_cut(imagined):
-    max_steps, cases, episodes = imagined
-    for case, episode in zip(cases, episodes, strict=True):
-        achieved = TASK.achieved(TASK.goal_set.find(case.goal_id, case.split), episode.states)
-        cut = min(max_steps, horizon_of(case))
+    max_steps, specs, episodes = imagined
+    for spec, episode in zip(specs, episodes, strict=True):
+        achieved = TASK.achieved(TASK.goal_set.find(spec.goal_id, spec.split), episode.states)
+        cut = min(max_steps, horizon_of(spec))
         assert not achieved[:-1].any()
         assert len(episode) == cut or (achieved[-1] and len(episode) < cut)
 
 
 def test_an_imagined_rollout_says_what_it_is_and_begins_where_the_real_one_would(imagined):
-    _, cases, episodes = imagined
-    for case, episode, start in zip(cases, episodes, start_states(make, cases), strict=True):
-        assert (episode.goal_id, episode.instruction, episode.seed) == (case.goal_id, case.instruction, case.seed)
-        assert (episode.split, episode.source) == (case.split, "imagined")
+    _, specs, episodes = imagined
+    for spec, episode, start in zip(specs, episodes, start_states(make, specs), strict=True):
+        assert (episode.goal_id, episode.instruction, episode.seed) == (spec.goal_id, spec.instruction, spec.seed)
+        assert (episode.split, episode.source) == (spec.split, "imagined")
         assert np.array_equal(episode.states[0], start)
         assert episode.states.dtype == episode.rewards.dtype == np.float32
 
 
 def test_start_states_are_those_of_the_environment():
     env = make()
-    for case, start in zip(CASES, STARTS, strict=True):
-        observation, _ = env.reset(seed=case.seed, options={"goal": case.goal_id, "split": case.split})
+    for spec, start in zip(CASES, STARTS, strict=True):
+        observation, _ = env.reset(seed=spec.seed, options={"goal": spec.goal_id, "split": spec.split})
         assert np.array_equal(observation["state"], start)
 
 
@@ -152,23 +152,25 @@ class Watched(BabyAIRoomTask):
         return super().project(states)
 
 
-def imagine(way: str, model: TrajectoryLM, scale: Scale, world: World, task: LanguageTask) -> list[Episode]:
+def imagine(
+    method: str, model: TrajectoryLM, normalizer: StateNormalizer, world: World, task: LanguageTask
+) -> list[Episode]:
     """Rollouts of an untrained model, which predicts anything."""
-    cases = some_cases(world)
-    starts = start_states(world.make, cases)
-    if way in ("greedy", "sample"):
-        return generate(model, task, cases, starts, GENERATION, 0.0 if way == "greedy" else 1.0)
-    mlp = MLPDynamics(world.actions, scale, MLPDynamicsSettings(hidden_size=16))
-    dynamics = LMDynamics(model) if way == "search" else mlp
-    return search(dynamics, task, world.actions, unasked, cases, starts, SearchSettings(max_steps=5))
+    specs = some_cases(world)
+    starts = start_states(world.make, specs)
+    if method in ("lm_greedy", "lm_sample"):
+        return generate(model, task, specs, starts, GENERATION, 0.0 if method == "lm_greedy" else 1.0)
+    mlp = MLPDynamics(world.actions, normalizer, MLPDynamicsSettings(hidden_size=16))
+    dynamics = LMDynamics(model) if method == "search" else mlp
+    return search(dynamics, task, world.actions, unasked, specs, starts, SearchSettings(max_steps=5))
 
 
 @ROOM
-@pytest.mark.parametrize("way", ["greedy", "sample", "search", "search_mlp"])
-def test_imagined_states_can_exist_where_the_task_says_which_do(world, make_model: MakeModel, scale, way):
+@pytest.mark.parametrize("way", ["lm_greedy", "lm_sample", "search", "search_mlp"])
+def test_imagined_states_can_exist_where_the_task_says_which_do(world, make_model: MakeModel, normalizer, method):
     model = make_model()
     imagined, wild = (
-        np.concatenate([episode.states[1:] for episode in imagine(way, model, scale, world, task)])
+        np.concatenate([episode.states[1:] for episode in imagine(method, model, normalizer, world, task)])
         for task in (BabyAIRoomTask(), AnyVector())
     )
     assert np.array_equal(world.task.project(imagined), imagined)
@@ -176,10 +178,12 @@ def test_imagined_states_can_exist_where_the_task_says_which_do(world, make_mode
 
 
 @ROOM
-@pytest.mark.parametrize(("way", "num_candidates"), [("greedy", []), ("search", [7])])
-def test_the_states_of_all_rollouts_are_projected_at_once(world, make_model: MakeModel, scale, way, num_candidates):
+@pytest.mark.parametrize(("way", "num_candidates"), [("lm_greedy", []), ("search", [7])])
+def test_the_states_of_all_rollouts_are_projected_at_once(
+    world, make_model: MakeModel, normalizer, method, num_candidates
+):
     task = Watched()
-    episodes = imagine(way, make_model(), scale, world, task)
+    episodes = imagine(method, make_model(), normalizer, world, task)
     assert [shape[1:] for shape in task.shapes] == [tuple(num_candidates)] * max(map(len, episodes))
     assert task.shapes[0][0] == len(episodes)
 
@@ -193,17 +197,17 @@ def test_where_every_vector_is_a_state_nothing_is_done():
 
 @torch.inference_mode()
 def slowly(
-    model: TrajectoryLM, task: LanguageTask, case: Case, start: NDArray, max_steps: int, piece_steps: int = 10**6
+    model: TrajectoryLM, task: LanguageTask, spec: EpisodeSpec, start: NDArray, max_steps: int, piece_steps: int = 10**6
 ) -> tuple[NDArray, list]:
     """The most probable rollout of one case, by reading everything again at every position."""
-    goal = task.goal_set.find(case.goal_id, case.split)
+    goal = task.goal_set.find(spec.goal_id, spec.split)
     states, actions = torch.from_numpy(start)[None, None], no_actions(model)
 
     def read(states: Tensor, actions: Tensor, length: int) -> Tensor:
         begin = (length - 1) // 2 // piece_steps * piece_steps
         states, actions, length = states[:, begin:], actions[:, begin:], length - 2 * begin
         trajectory = model.embed_trajectory(states, actions)[:, :length]
-        text = model.lm.embed_texts([case.instruction])
+        text = model.lm.embed_texts([spec.instruction])
         ones = torch.ones(1, length, dtype=torch.bool)
         return model.read([model.marker("goal", 1), text, model.marker("rollout", 1), (trajectory, ones)])[-1][:, -1]
 
@@ -222,19 +226,19 @@ def no_actions(model: TrajectoryLM) -> Tensor:
     return model.actions.draw(torch.zeros(1, model.actions.num_logits), 0.0)[:, None][:, :0]
 
 
-def assert_most_probable(model: TrajectoryLM, world: World, cases: Sequence[Case], **pieces: int) -> None:
-    task, starts = world.task, start_states(world.make, cases)
-    episodes = generate(model, task, cases, starts, GENERATION, temperature=0.0, **pieces)
-    for case, start, episode in zip(cases, starts, episodes, strict=True):
-        horizon = task.horizon(task.goal_set.find(case.goal_id, case.split))
-        states, actions = slowly(model, task, case, start, min(GENERATION.max_steps, horizon), **pieces)
+def assert_most_probable(model: TrajectoryLM, world: World, specs: Sequence[EpisodeSpec], **pieces: int) -> None:
+    task, starts = world.task, start_states(world.make, specs)
+    episodes = generate(model, task, specs, starts, GENERATION, temperature=0.0, **pieces)
+    for spec, start, episode in zip(specs, starts, episodes, strict=True):
+        horizon = task.horizon(task.goal_set.find(spec.goal_id, spec.split))
+        states, actions = slowly(model, task, spec, start, min(GENERATION.max_steps, horizon), **pieces)
         assert episode.actions.tolist() == actions
         np.testing.assert_allclose(episode.states, states, **CLOSE)
 
 
-def some_cases(world: World) -> list[Case]:
+def some_cases(world: World) -> list[EpisodeSpec]:
     task = world.task
-    return [*training_cases(task, "gate", 6, seed=0), *imagination_cases(task, "hard", 8, seed=0)]
+    return [*training_specs(task, "gate", 6, seed=0), *imagination_specs(task, "hard", 8, seed=0)]
 
 
 @BOTH
@@ -251,8 +255,8 @@ def test_a_rollout_in_pieces_goes_on_from_its_present_state(world: World, make_m
 
 @BOTH
 def test_greedy_rollouts_of_a_grounded_model_are_those_of_a_loop_without_a_cache(world: World, grounded):
-    cases = [Case(e.goal_id, e.instruction, e.seed, e.split) for e in grounded.episodes]
-    assert_most_probable(grounded.model, world, cases)
+    specs = [EpisodeSpec(e.goal_id, e.instruction, e.seed, e.split) for e in grounded.episodes]
+    assert_most_probable(grounded.model, world, specs)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
@@ -280,13 +284,13 @@ def test_samples_depend_on_the_seed_and_become_greedy_as_they_are_cooled(grounde
 
 
 def test_search_in_perfect_dynamics_reaches_the_goals():
-    cases = training_cases(TASK, "gate", 80, seed=0)
-    episodes = search(Pushes(), TASK, ACTIONS, unasked, cases, start_states(make, cases), SearchSettings())
+    specs = training_specs(TASK, "gate", 80, seed=0)
+    episodes = search(Pushes(), TASK, ACTIONS, unasked, specs, start_states(make, specs), SearchSettings())
     assert np.mean([episode.success for episode in episodes]) >= 0.9
 
 
 def test_search_never_takes_an_implausible_outcome():
-    settings = SearchSettings(max_steps=8, random_share=0.5)
+    settings = SearchSettings(max_steps=8, random_fraction=0.5)
     starts = torch.from_numpy(STARTS)
     offered = Teleports().outcomes(starts, all_of_them(starts)).numpy()
     assert TASK.plausible(STARTS[:, None], np.arange(40), offered).mean() < 0.2
@@ -295,7 +299,7 @@ def test_search_never_takes_an_implausible_outcome():
 
 
 def test_search_without_chance_takes_the_best_plausible_push():
-    settings = SearchSettings(noise=0.0, random_share=0.0, max_steps=3)
+    settings = SearchSettings(noise=0.0, random_fraction=0.0, max_steps=3)
     episodes = search(Pushes(), TASK, ACTIONS, unasked, CASES, STARTS, settings)
     assert equal(
         search(Pushes(), TASK, ACTIONS, unasked, CASES[::-1], STARTS[::-1].copy(), settings, seed=7)[::-1], episodes
@@ -311,16 +315,16 @@ def test_search_without_chance_takes_the_best_plausible_push():
 
 
 def test_search_takes_its_share_of_random_pushes():
-    cases = training_cases(TASK, "gate", 200, seed=0)
-    starts = start_states(make, cases)
+    specs = training_specs(TASK, "gate", 200, seed=0)
+    starts = start_states(make, specs)
     first = {}
-    for share in (0.0, 0.5, 1.0):
-        settings = SearchSettings(noise=0.0, random_share=share, max_steps=1)
-        first[share] = np.array(
-            [episode.actions[0] for episode in search(Pushes(), TASK, ACTIONS, unasked, cases, starts, settings)]
+    for fraction in (0.0, 0.5, 1.0):
+        settings = SearchSettings(noise=0.0, random_fraction=fraction, max_steps=1)
+        first[fraction] = np.array(
+            [episode.actions[0] for episode in search(Pushes(), TASK, ACTIONS, unasked, specs, starts, settings)]
         )
-    for share in (0.5, 1.0):
-        assert np.mean(first[share] != first[0.0]) == pytest.approx(share * 39 / 40, abs=0.15)
+    for fraction in (0.5, 1.0):
+        assert np.mean(first[fraction] != first[0.0]) == pytest.approx(fraction * 39 / 40, abs=0.15)
 
 
 def test_search_in_the_models_own_dynamics_follows_them(grounded):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.lanes import assert_lanes_do_not_matter, decide, start
+from helpers.episodes import assert_others_do_not_matter, decide, start
 from helpers.worlds import BOTH, CONTINUOUS, WORLDS, World
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,10 +22,10 @@ from kalm.offline.cql import ConservativeQLearning
 from kalm.offline.iql import MAX_WEIGHT, ImplicitQLearning, expectile_loss
 from kalm.offline.networks import AttentionPooling
 from kalm.trajectories import Trajectories
-from kalm.trajectory_lm import Scale
-from llm_agents.models.text_encoder import GoalEncoder, PackedFeatures
-from llm_agents.rollouts.cases import Case
+from kalm.trajectory_lm import StateNormalizer
+from llm_agents.models.text_encoder import PackedFeatures, TextEncoder
 from llm_agents.rollouts.rollout import rollout
+from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import CorruptCheckpoint, Run
 from llm_agents.training.checkpoints import load_weights
@@ -59,12 +59,12 @@ def names_in(world: World) -> list[str]:
     return [name for name, place in KINDS if WORLDS[place] is world]
 
 
-def cases(count: int, first_seed: int, world: World = WORLDS["clevr"]) -> list[Case]:
-    """Cases for the four goals in turn, in any of their training wordings."""
+def specs(count: int, first_seed: int, world: World = WORLDS["clevr"]) -> list[EpisodeSpec]:
+    """Cases for the four goals in turn, in any of their training phrasings."""
     goals = [goal for goal in world.task.goals("train") if goal.id in RIGHT]
     rng = np.random.default_rng(first_seed)
     return [
-        Case(goal.id, goal.phrasings[rng.integers(len(goal.phrasings))], first_seed + index, "train")
+        EpisodeSpec(goal.id, goal.phrasings[rng.integers(len(goal.phrasings))], first_seed + index, "train")
         for index, goal in enumerate(goals * (count // 4))
     ]
 
@@ -72,20 +72,20 @@ def cases(count: int, first_seed: int, world: World = WORLDS["clevr"]) -> list[C
 @pytest.fixture(scope="session")
 def logged(world: World) -> Trajectories:
     """Episodes of one step. From each start three take the right action, rewarded; two what other goals ask for."""
-    asked = cases(40, 0, world)
+    asked = specs(40, 0, world)
     episodes = []
-    goals = {case.goal_id for case in asked}
-    for number, (case, state) in enumerate(zip(asked, start_states(world.make, asked), strict=True)):
-        right = RIGHT[case.goal_id]
-        wrong = [RIGHT[goal] for goal in sorted(goals - {case.goal_id})]
+    goals = {spec.goal_id for spec in asked}
+    for number, (spec, state) in enumerate(zip(asked, start_states(world.make, asked), strict=True)):
+        right = RIGHT[spec.goal_id]
+        wrong = [RIGHT[goal] for goal in sorted(goals - {spec.goal_id})]
         for action in (right, right, right, wrong[number % 3], wrong[(number + 1) % 3]):
             success = action == right
             episodes.append(
                 Episode(
-                    goal_id=case.goal_id,
+                    goal_id=spec.goal_id,
                     family="any",
                     split="train",
-                    instruction=case.instruction,
+                    instruction=spec.instruction,
                     states=np.stack([state, state]),
                     actions=np.array([action]),
                     rewards=np.array([float(success)], np.float32),
@@ -93,24 +93,24 @@ def logged(world: World) -> Trajectories:
                     truncated=False,
                     success=success,
                     source="env",
-                    seed=case.seed,
+                    seed=spec.seed,
                 )
             )
     return Trajectories.of(episodes)
 
 
 @pytest.fixture(scope="session")
-def data(encoder: GoalEncoder, logged: Trajectories) -> OfflineData:
+def data(encoder: TextEncoder, logged: Trajectories) -> OfflineData:
     return OfflineData(encoder, logged, None, 0.0, SETTINGS.batch_size, seed=0)
 
 
 @pytest.fixture(scope="session")
-def make_algorithm(world, encoder, scale):
+def make_algorithm(world, encoder, normalizer):
     """A function that makes an untrained algorithm from its name and a seed."""
 
     def make_algorithm(name: str, seed: int = 0, settings: PolicySettings = SETTINGS) -> OfflineAlgorithm:
         torch.manual_seed(seed)
-        return ALGORITHMS[name](encoder.dim, scale, world.actions, settings)
+        return ALGORITHMS[name](encoder.dim, normalizer, world.actions, settings)
 
     return make_algorithm
 
@@ -149,9 +149,9 @@ def train(
 def test_it_learns_what_each_goal_asks_for(world, trained, encoder, name):
     """From the starts it has seen, and for the most part from others."""
     for first_seed, least in ((0, 0.95), (1000, 0.8)):
-        asked = cases(40, first_seed, world)
+        asked = specs(40, first_seed, world)
         actions = decide(PolicyAgent(trained[name][0], encoder, 0.0), asked, world.make)
-        assert np.mean([action == RIGHT[case.goal_id] for case, action in zip(asked, actions, strict=True)]) >= least
+        assert np.mean([action == RIGHT[spec.goal_id] for spec, action in zip(asked, actions, strict=True)]) >= least
 
 
 @EVERY
@@ -187,7 +187,8 @@ def test_what_is_loaded_is_what_was_trained(world, trained, make_algorithm, data
     batch = data.batch(0)
     with torch.no_grad():
         assert torch.equal(
-            loaded.preferences(batch["states"], batch["text"]), algorithm.preferences(batch["states"], batch["text"])
+            loaded.action_scores(batch["states"], batch["text"]),
+            algorithm.action_scores(batch["states"], batch["text"]),
         )
         assert loaded.loss(batch)[0] == algorithm.loss(batch)[0]
 
@@ -205,9 +206,9 @@ def test_weights_of_another_make_are_refused(world, trained, make_algorithm, nam
 @EVERY
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 100.0])
 def test_its_agent_acts_within_the_action_space(world, trained, encoder, name, temperature):
-    lanes = start(cases(40, 2000, world), world.make)
-    actions = [decision.action for decision in PolicyAgent(trained[name][0], encoder, temperature).act(lanes)]
-    assert all(lane.env.action_space.contains(action) for lane, action in zip(lanes, actions, strict=True))
+    episodes = start(specs(40, 2000, world), world.make)
+    actions = [decision.action for decision in PolicyAgent(trained[name][0], encoder, temperature).act(episodes)]
+    assert all(episode.env.action_space.contains(action) for episode, action in zip(episodes, actions, strict=True))
     different = len(np.unique(actions, axis=0))
     assert different <= 8 if temperature == 0 else different >= 4
 
@@ -216,12 +217,12 @@ def test_its_agent_acts_within_the_action_space(world, trained, encoder, name, t
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
 def test_a_decision_depends_on_its_lane_alone(world, make_algorithm, encoder, name, temperature):
     agent = PolicyAgent(make_algorithm(name), encoder, temperature)
-    assert_lanes_do_not_matter(agent, cases(8, 3000, world), world.make)
+    assert_others_do_not_matter(agent, specs(8, 3000, world), world.make)
 
 
 @BOTH
 def test_whole_episodes_do_not_depend_on_the_lanes(world, trained, encoder):
-    agent, asked = PolicyAgent(trained["bc"][0], encoder, 1.0), cases(4, 3000, world)
+    agent, asked = PolicyAgent(trained["bc"][0], encoder, 1.0), specs(4, 3000, world)
     together = {e.seed: e.actions.tolist() for e in rollout(agent, world.make, asked)}
     assert {e.seed: e.actions.tolist() for e in rollout(agent, world.make, asked, num_envs=1)} == together
 
@@ -242,17 +243,17 @@ def test_unknown_or_contradictory_settings_are_refused():
 
 
 @pytest.fixture
-def batch(world: World, encoder: GoalEncoder, scale: Scale) -> Batch:
+def batch(world: World, encoder: TextEncoder, normalizer: StateNormalizer) -> Batch:
     """Random transitions, half of them the last of an episode that reached its goal."""
     generator = torch.Generator().manual_seed(0)
-    size = (32, len(scale.state_mean))
+    size = (32, len(normalizer.state_mean))
     return {
-        "states": scale.state_mean + torch.rand(size, generator=generator) - 0.5,
-        "next_states": scale.state_mean + torch.rand(size, generator=generator) - 0.5,
+        "states": normalizer.state_mean + torch.rand(size, generator=generator) - 0.5,
+        "next_states": normalizer.state_mean + torch.rand(size, generator=generator) - 0.5,
         "actions": world.random_actions(32),
         "rewards": torch.randn(32, generator=generator),
         "terminated": torch.arange(32) % 2 == 0,
-        "text": encoder.packed(encoder.rows([case.instruction for case in cases(32, 0, world)])),
+        "text": encoder.packed(encoder.rows([spec.instruction for spec in specs(32, 0, world)])),
     }
 
 
@@ -403,9 +404,9 @@ def test_the_target_follows_at_its_rate(world, make_random, name):
 def test_hidden_tokens_are_hidden_in_training_only_and_never_all(make_random, batch):
     bc = make_random("bc", token_dropout=0.9)
     states, text = batch["states"], batch["text"]
-    assert torch.equal(bc.preferences(states, text), bc.preferences(states, text))
+    assert torch.equal(bc.action_scores(states, text), bc.action_scores(states, text))
     bc.train()
-    one, other = bc.preferences(states, text), bc.preferences(states, text)
+    one, other = bc.action_scores(states, text), bc.action_scores(states, text)
     assert torch.isfinite(one).all()
     assert not torch.equal(one, other)
 
@@ -443,19 +444,19 @@ IMAGINED = [
 ]
 
 
-def offline_data(encoder, share: float, batch_size: int = 64, imagined=IMAGINED, seed: int = 0) -> OfflineData:
+def offline_data(encoder, fraction: float, batch_size: int = 64, imagined=IMAGINED, seed: int = 0) -> OfflineData:
     extra = Trajectories.of(imagined) if imagined else None
-    return OfflineData(encoder, Trajectories.of(REAL), extra, share, batch_size, seed)
+    return OfflineData(encoder, Trajectories.of(REAL), extra, fraction, batch_size, seed)
 
 
 @pytest.mark.parametrize("batch_size", [2, 33, 64])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_the_share_of_imagined_rows_is_exact(encoder, share, batch_size):
-    data = offline_data(encoder, share, batch_size)
+def test_the_share_of_imagined_rows_is_exact(encoder, fraction, batch_size):
+    data = offline_data(encoder, fraction, batch_size)
     for step in range(5):
         states = data.batch(step)["states"]
         assert len(states) == batch_size
-        assert (states[:, 0] >= 100).sum() == round(share * batch_size)
+        assert (states[:, 0] >= 100).sum() == round(fraction * batch_size)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 1000))

@@ -22,8 +22,8 @@ AGENTS = [
     "expert",
     "lm",
     "real",
-    "real+greedy",
-    "real+sample",
+    "real+lm_greedy",
+    "real+lm_sample",
     "real+search",
     "real+search_mlp",
     "real+oracle",
@@ -31,7 +31,7 @@ AGENTS = [
 CONFIG = """
 recipe: kalm
 num_workers: 1
-data: {num_rollouts: 100, num_play: 20}
+data: {num_rollouts: 100, num_random_rollouts: 20}
 language_model: {hidden_size: 32, num_layers: 1, num_heads: 2}
 grounding: {num_steps: 250, batch_size: 32}
 mlp_dynamics: {num_steps: 200, hidden_size: 64}
@@ -39,7 +39,7 @@ imagination: {num_rephrase: 8, num_easy: 80, num_hard: 8}
 search: {max_steps: 3}
 generation: {num_samples: 8, max_steps: 3}
 verification: {num_replayed: 8, min_replay_success: 0.0, max_disagreement: 5.0}
-policy: {num_steps: 6, batch_size: 32, hidden_size: 32, num_layers: 2, imagined_shares: [0.3, 0.5]}
+policy: {num_steps: 6, batch_size: 32, hidden_size: 32, num_layers: 2, imagined_fractions: [0.3, 0.5]}
 evaluation: {num_episodes: 4, num_validation: 4}
 """
 
@@ -49,7 +49,7 @@ recipe: kalm
 environment: helpers.point_mass:PointMass-v0
 num_workers: 1
 action_bins: 11
-data: {num_rollouts: 200, num_play: 20}
+data: {num_rollouts: 200, num_random_rollouts: 20}
 language_model: {hidden_size: 32, num_layers: 1, num_heads: 2}
 grounding: {num_steps: 250, batch_size: 32, max_steps: 4}
 mlp_dynamics: {num_steps: 200, hidden_size: 64}
@@ -109,17 +109,17 @@ def test_nothing_of_a_later_split_reaches_what_the_language_model_learns_from(fo
     later = {words for split in ("rephrase", "easy", "hard") for goal in task.goals(split) for words in goal.phrasings}
     ids = {goal.id for goal in task.goals("train")}
     run = Run.open(folder)
-    for store in ("real", "play"):
+    for store in ("real", "random_rollouts"):
         episodes = run.episodes(store).read()
         assert episodes
         assert all(e.split == "train" and e.goal_id in ids and e.instruction not in later for e in episodes)
 
 
-def test_imagination_sees_only_the_given_half_of_the_new_wordings(folder):
+def test_imagination_sees_only_the_given_half_of_the_new_phrasings(folder):
     task = make().task
     given = {words for goal in task.goals("rephrase") for words in goal.phrasings[::2]}
     run = Run.open(folder)
-    for store in ("imagined_greedy", "imagined_search", "oracle"):
+    for store in ("imagined_lm_greedy", "imagined_search", "oracle"):
         said = {e.instruction for e in run.episodes(store).read() if e.split == "rephrase"}
         assert said
         assert said <= given
@@ -160,10 +160,10 @@ def test_the_same_recipe_runs_with_continuous_actions(tmp_path, monkeypatch):
     path.write_text(CONTINUOUS)
     assert main(["train", str(path), "--run", str(folder)]) == 0
     run = Run.open(folder)
-    gates = {way: run.once(f"gate_{way}", dict)["train"] for way in ("search", "search_mlp")}
+    gates = {method: run.get_or_compute(f"gate_{method}", dict)["train"] for method in ("search", "search_mlp")}
     assert all(gate["replay_success"] >= 0.5 for gate in gates.values())
-    for way in ("search", "search_mlp"):
-        assert {episode.actions.shape[1:] for episode in run.episodes(f"imagined_{way}").read()} == {(2,)}
+    for method in ("search", "search_mlp"):
+        assert {episode.actions.shape[1:] for episode in run.episodes(f"imagined_{method}").read()} == {(2,)}
     rates = {name: numbers["success_rate"] for name, numbers in evaluate(folder, "--split", "train")["agents"].items()}
     assert set(rates) == set(AGENTS)
     assert rates["expert"] == 1
@@ -181,24 +181,24 @@ def test_cql_with_continuous_actions_is_refused_before_anything_is_collected(tmp
 
 def test_a_way_of_which_nothing_passes_loses_its_row_and_no_more(config, tmp_path, capsys):
     """Nothing that is sampled agrees with the dynamics to the millimetre; greedy rollouts are all kept."""
-    overrides = ["--verification.max_disagreement", "1e-9", "--imagination.ways", "[sample, greedy]"]
+    overrides = ["--verification.max_disagreement", "1e-9", "--imagination.methods", "[sample, greedy]"]
     folder = tmp_path / "run"
     for resume in ([], ["--resume"]):
         assert main(["train", str(config), "--run", str(folder), *([] if resume else overrides), *resume]) == 0
     assert "sample: nothing passed verification" in capsys.readouterr().out
     agents = evaluate(folder, "--split", "easy")["agents"]
-    assert "real+greedy" in agents
-    assert "real+sample" not in agents
+    assert "real+lm_greedy" in agents
+    assert "real+lm_sample" not in agents
 
 
 def test_a_run_of_which_nothing_passes_in_any_way_stops(config, tmp_path, capsys):
-    overrides = ["--verification.max_disagreement", "1e-9", "--imagination.ways", "[sample]"]
+    overrides = ["--verification.max_disagreement", "1e-9", "--imagination.methods", "[sample]"]
     assert main(["train", str(config), "--run", str(tmp_path / "run"), *overrides]) == 2
     assert "in any way" in capsys.readouterr().err
 
 
 def test_imagination_below_the_floor_stops_the_run(config, tmp_path, capsys):
-    overrides = ["--verification.min_replay_success", "1.0", "--imagination.ways", "[greedy]"]
+    overrides = ["--verification.min_replay_success", "1.0", "--imagination.methods", "[greedy]"]
     assert main(["train", str(config), "--run", str(tmp_path / "run"), *overrides]) == 2
     assert "--verification.min_replay_success" in capsys.readouterr().err
     assert not list((tmp_path / "run" / "checkpoints").glob("policy_real+*"))

@@ -39,8 +39,8 @@ def windows(draw) -> tuple[list[int], list[int], list[int], int]:
 
 
 @given(windows())
-def test_a_window_is_a_piece_of_its_episode_and_nothing_else(case):
-    lengths, rows, begins, max_steps = case
+def test_a_window_is_a_piece_of_its_episode_and_nothing_else(spec):
+    lengths, rows, begins, max_steps = spec
     trajectories = Trajectories.of([episode(number, length) for number, length in enumerate(lengths)])
     states, actions, sizes = trajectories.window(torch.tensor(rows), torch.tensor(begins), max_steps)
     assert states.shape == (len(rows), sizes.max() + 1, 2)

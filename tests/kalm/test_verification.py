@@ -11,9 +11,9 @@ from test_imagination import ACTIONS, Pushes, unasked
 from envs.clevr_robot import make
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
-from kalm.cases import training_cases
 from kalm.judging import start_states
 from kalm.planning import SearchSettings, search
+from kalm.specs import training_specs
 from kalm.trajectories import Trajectories
 from kalm.verification import Replay, VerificationSettings, quality_gate, replay, verdict_row, verify
 from llm_agents.runtime.errors import UserError
@@ -27,8 +27,8 @@ SPOILED = 3  # of the rollouts, the one that is tampered with
 @pytest.fixture(scope="module")
 def good() -> list[Episode]:
     """Imagined rollouts that succeed, in dynamics without an error."""
-    cases = training_cases(TASK, "gate", 30, seed=0)
-    episodes = search(Pushes(), TASK, ACTIONS, unasked, cases, start_states(make, cases), SearchSettings(max_steps=12))
+    specs = training_specs(TASK, "gate", 30, seed=0)
+    episodes = search(Pushes(), TASK, ACTIONS, unasked, specs, start_states(make, specs), SearchSettings(max_steps=12))
     long = [episode for episode in episodes if episode.success and len(episode) > 2]
     assert len(long) >= 8
     return long[:8]
@@ -91,7 +91,7 @@ def test_a_plausible_state_that_the_dynamics_do_not_lead_to_is_rejected(good):
 def test_disagreement_may_be_measured_in_steps(good):
     """What is 0.12 off is 0.24 deviations off where the deviation is half a unit, number by number."""
     spoilt = moved(good[SPOILED], len(good[SPOILED]), 0.12, ball=4)
-    for settings, std, kept in (
+    for settings, std, accepted in (
         (VerificationSettings(max_disagreement=0.25, disagreement_unit="step"), 0.5, True),
         (VerificationSettings(max_disagreement=0.2, disagreement_unit="step"), 0.5, False),
         (VerificationSettings(max_disagreement=0.2, disagreement_unit="step"), 1.0, True),
@@ -100,7 +100,7 @@ def test_disagreement_may_be_measured_in_steps(good):
         step_std = STEP_STD.clone()
         step_std[8] = std
         verdict = verify(spoiled(good, states=spoilt), TASK, Pushes(), step_std, settings)
-        assert verdict.consistent.tolist() == all_but_one(rejected=not kept)
+        assert verdict.consistent.tolist() == all_but_one(rejected=not accepted)
 
 
 def test_an_action_that_the_dynamics_do_not_know_like_this_is_rejected(good):
@@ -182,8 +182,8 @@ def test_a_replay_that_reaches_the_goal_early_counts(episodes):
 
 
 def test_rates_of_the_verifier_by_hand(good):
-    kept = [True, True, True, False, True, True, False, True]
-    verdict = dataclasses.replace(verify(good, TASK, Pushes(), STEP_STD, SETTINGS), plausible=np.array(kept))
+    accepted = [True, True, True, False, True, True, False, True]
+    verdict = dataclasses.replace(verify(good, TASK, Pushes(), STEP_STD, SETTINGS), plausible=np.array(accepted))
     sample = np.array([7, 3, 0, 6, 1])  # kept: yes, no, yes, no, yes
     replays = [Replay(True, 0.1), Replay(True, 0.2), Replay(False, 0.3), Replay(False, 0.4), Replay(True, 0.5)]
     row = verdict_row(verdict, sample, replays)

@@ -19,22 +19,22 @@ from llm_agents.agents.text import TextAgent, TextAgentSettings
 from llm_agents.evaluation.evaluate import evaluate_agent
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings
 from llm_agents.models.language_model import LanguageModel
-from llm_agents.recipes.base import Beginning, LLMAgentConfig, LLMAgentRecipe
+from llm_agents.recipes.base import LLMAgentConfig, LLMAgentRecipe, WarmStartStages
 from llm_agents.recipes.bc import BehaviourCloningRecipe
 from llm_agents.recipes.grpo import GRPORecipe
 from llm_agents.recipes.ppo import PPORecipe
 from llm_agents.rollouts.panels import make_panel
-from llm_agents.rollouts.rollout import numbered_rollout
+from llm_agents.rollouts.rollout import iter_rollouts
 from llm_agents.runtime.devices import describe_device, device_of
 from llm_agents.runtime.run import Run
 from llm_agents.training.checkpoints import load_weights
 from llm_agents.training.loop import OptimizerSettings, fit
-from llm_agents.training.warm_start import WarmStart
+from llm_agents.training.warm_start import BehaviourCloningLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .*meta parameter:UserWarning")
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
-ROUND = {"num_iterations": 1, "num_starts": 2, "num_epochs": 1, "batch_size": 32, "micro_batch_size": 16}
+ROUND = {"num_iterations": 1, "num_groups": 2, "num_epochs": 1, "batch_size": 32, "micro_batch_size": 16}
 LLM = {
     "options": {"level": "BabyAI-GoToObjS4-v0"},
     "num_workers": 1,
@@ -89,8 +89,8 @@ def warm_start_batch(lm: LanguageModel) -> dict[str, Tensor]:
 def test_a_batch_has_the_same_loss(name, device):
     here, there = make_both(name, device)
     batch = warm_start_batch(here)
-    expected = WarmStart(here, 0.1).loss(batch)[0]
-    found = WarmStart(there, 0.1).loss({key: value.to(device) for key, value in batch.items()})[0]
+    expected = BehaviourCloningLoss(here, 0.1).loss(batch)[0]
+    found = BehaviourCloningLoss(there, 0.1).loss({key: value.to(device) for key, value in batch.items()})[0]
     assert found.device == device
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -98,8 +98,8 @@ def test_a_batch_has_the_same_loss(name, device):
 def test_a_batch_has_the_same_gradient(device):
     here, there = make_both("tiny", device)
     batch = warm_start_batch(here)
-    WarmStart(here, 0.1).loss(batch)[0].backward()
-    WarmStart(there, 0.1).loss({key: value.to(device) for key, value in batch.items()})[0].backward()
+    BehaviourCloningLoss(here, 0.1).loss(batch)[0].backward()
+    BehaviourCloningLoss(there, 0.1).loss({key: value.to(device) for key, value in batch.items()})[0].backward()
     assert_all_close(gradients(there), gradients(here))
 
 
@@ -127,7 +127,7 @@ def test_the_same_numbers_draw_the_same_texts(context, device):
     played = []
     for lm in make_both("tiny", device):
         agent = TextAgent(lm, TextAgentSettings(context=context, max_new_tokens=6), PromptSettings())
-        episodes = dict(numbered_rollout(agent, make_env, CASES[:4], 4))
+        episodes = dict(iter_rollouts(agent, make_env, CASES[:4], 4))
         played.append([turn for index in range(4) for turn in episodes[index].turns])
     expected, found = played
     assert [list(turn.token_ids) for turn in found] == [list(turn.token_ids) for turn in expected]
@@ -135,17 +135,17 @@ def test_the_same_numbers_draw_the_same_texts(context, device):
         np.testing.assert_allclose(one.log_probs, other.log_probs, rtol=1e-3, atol=1e-4)
 
 
-def final_loss(module: WarmStart) -> float:
+def final_loss(module: BehaviourCloningLoss) -> float:
     return module.loss(warm_start_batch(module.lm))[0].item()
 
 
 def test_a_training_that_began_on_one_device_ends_on_the_other_as_on_one(device, tmp_path):
     """Weights, the optimizer's moments and batches: all are brought to the device of the module."""
 
-    def train(folder: str, steps: dict[str, int]) -> WarmStart:
+    def train(folder: str, steps: dict[str, int]) -> BehaviourCloningLoss:
         run = Run.create(tmp_path / folder, "toy", {})
         for where, stop in steps.items():
-            module = WarmStart(make_lm("tiny").to(device if where == "there" else "cpu"), 0.1)
+            module = BehaviourCloningLoss(make_lm("tiny").to(device if where == "there" else "cpu"), 0.1)
             batch = warm_start_batch(make_lm("tiny").to("cpu"))
 
             def make_batch(step: int, stop: int = stop, batch: dict = batch) -> dict[str, Tensor]:
@@ -168,12 +168,16 @@ def test_a_training_that_began_on_one_device_ends_on_the_other_as_on_one(device,
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_on_the_device_and_its_agents_act_on_the_cpu(name, device, tmp_path):
     recipe, config, run = make(name, tmp_path / "run")
-    beginning = Beginning(config, run)
-    beginning.warm_start()
-    recipe.train(config, beginning, run)
+    warm_start_stages = WarmStartStages(config, run)
+    warm_start_stages.warm_start()
+    recipe.train(config, warm_start_stages, run)
     trained = recipe.trained_names[-1]
     assert device_of(_model(recipe.load_agent(run, trained))) == device
-    gaps = [line["policy/log_prob_gap"] for line in run.metrics() if "policy/log_prob_gap" in line]
+    gaps = [
+        line["policy/train_rollout_log_prob_diff"]
+        for line in run.metrics()
+        if "policy/train_rollout_log_prob_diff" in line
+    ]
     assert len(gaps) == (name == "ppo") or name == "grpo"  # if all fail alike, there is nothing to learn
     assert max(gaps, default=0.0) < 1e-3
     run.config["language_model"]["device"] = "cpu"
@@ -199,9 +203,9 @@ def test_weights_depend_on_the_seed_alone(device, tmp_path):
     weights, losses = [], []
     for where in ("auto", "cpu"):
         _, config, run = make("bc", tmp_path / where, language_model=LLM["language_model"] | {"device": where})
-        beginning = Beginning(config, run)
-        weights.append({key: value.cpu() for key, value in beginning.new_model().state_dict().items()})
-        beginning.warm_start()
+        warm_start_stages = WarmStartStages(config, run)
+        weights.append({key: value.cpu() for key, value in warm_start_stages.new_model().state_dict().items()})
+        warm_start_stages.warm_start()
         losses.append([line["loss"] for line in run.metrics()])
     assert all(torch.equal(found, expected) for found, expected in zip(*(w.values() for w in weights), strict=True))
     assert losses[0]
@@ -211,9 +215,9 @@ def test_weights_depend_on_the_seed_alone(device, tmp_path):
 def test_a_checkpoint_of_the_device_loads_on_the_cpu(device, tmp_path):
     run = Run.create(Path(tmp_path) / "run", "toy", {})
     batch = warm_start_batch(make_lm("tiny").to("cpu"))
-    there = WarmStart(make_lm("tiny").to(device), 0.1)
+    there = BehaviourCloningLoss(make_lm("tiny").to(device), 0.1)
     fit(there, OptimizerSettings(num_steps=2), lambda step: batch, run, "toy", show_progress=False)
-    here = WarmStart(make_lm("tiny").to("cpu"), 0.1)
+    here = BehaviourCloningLoss(make_lm("tiny").to("cpu"), 0.1)
     load_weights(here, run, "toy")
     expected = there.loss({key: value.to(device) for key, value in batch.items()})[0].item()
     assert here.loss(batch)[0].item() == pytest.approx(expected, rel=1e-4)

@@ -107,7 +107,7 @@ class TaxiTask(LanguageTask):
             goal.family, CARRY_HORIZON
         )
 
-    def startable(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
+    def is_valid_start(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
         """Not where the goal holds already.
 
         For ``park``, nor where the passenger is at the first stop already, or wants to go there, which ends the ride.

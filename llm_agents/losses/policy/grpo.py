@@ -22,7 +22,7 @@ from functools import partial
 
 from torch import Tensor
 
-from llm_agents.credit.groups import GroupCredit, Scale, group_relative_advantages, leave_one_out_advantages
+from llm_agents.credit.groups import AdvantageScaling, GroupCredit, group_relative_advantages, leave_one_out_advantages
 from llm_agents.losses.policy.ppo import clipped_surrogate
 from llm_agents.losses.policy.ratio import RatioLevel, importance_ratio, log_ratio, ratio_metrics
 from llm_agents.losses.tokens import Aggregation, mean_of_kept, weighted_sum
@@ -45,7 +45,7 @@ class Variant:
     aggregation: Aggregation
     clip_low: float
     clip_high: float
-    step_scale: Scale | None = None
+    step_scale: AdvantageScaling | None = None
 
 
 UNSCALED = partial(group_relative_advantages, scale="none")

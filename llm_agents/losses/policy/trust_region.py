@@ -90,14 +90,14 @@ def trpo_step(
     step = _natural_step(chosen, before, kl, max_kl, damping, num_cg_steps)
     start = parameters_to_vector(chosen).detach().clone()
     for attempt in range(num_backtracks + 1):
-        share = backtrack**attempt
-        vector_to_parameters(start + share * step, chosen)
+        fraction = backtrack**attempt
+        vector_to_parameters(start + fraction * step, chosen)
         with torch.no_grad():
             divergence = kl().item()
             if divergence <= max_kl and surrogate() > before:
-                return {"loss/policy": -before.item(), "policy/kl": divergence, "policy/step_share": share}
+                return {"loss/policy": -before.item(), "policy/kl": divergence, "policy/step_fraction": fraction}
     vector_to_parameters(start, chosen)
-    return {"loss/policy": -before.item(), "policy/kl": 0.0, "policy/step_share": 0.0}
+    return {"loss/policy": -before.item(), "policy/kl": 0.0, "policy/step_fraction": 0.0}
 
 
 def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, num_steps: int) -> Tensor:

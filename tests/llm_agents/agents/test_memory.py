@@ -14,7 +14,7 @@ from llm_agents.agents.memory import (
     in_words,
     word_overlap,
 )
-from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.models.text_encoder import TextEncoder
 
 RED_LEFT, BLUE_LEFT = "put the red ball left of the blue ball", "put the blue ball left of the red ball"
 OPEN = "open the door"
@@ -35,16 +35,16 @@ def make_memory(*experiences: Experience, **settings) -> TextualMemory:
 
 
 def test_the_most_similar_goals_are_recalled_in_their_order():
-    memory = make_memory(success(OPEN, "toggle"), success(BLUE_LEFT, "a"), success(RED_LEFT, "b"), num_recalled=3)
-    recalled = memory.recall(RED_LEFT)
+    memory = make_memory(success(OPEN, "toggle"), success(BLUE_LEFT, "a"), success(RED_LEFT, "b"), num_retrieved=3)
+    recalled = memory.retrieve(RED_LEFT)
     assert recalled == [in_words(success(RED_LEFT, "b")), in_words(success(BLUE_LEFT, "a"))]  # doors are too far off
 
 
 def test_what_was_recalled_changes_when_something_is_added():
     memory = make_memory()
-    assert memory.recall(OPEN) == []
+    assert memory.retrieve(OPEN) == []
     memory.add([success(OPEN, "toggle")])
-    assert memory.recall(OPEN) == [in_words(success(OPEN, "toggle"))]
+    assert memory.retrieve(OPEN) == [in_words(success(OPEN, "toggle"))]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_overlap_is_symmetric_and_a_share(one, other):
 
 def test_the_encoder_knows_synonyms_where_words_do_not():
     goal, synonym = "pick up the box", "grab the crate"
-    encoder = encoder_similarity(GoalEncoder.load())
+    encoder = encoder_similarity(TextEncoder.load())
     unrelated = "turn off the lamp"
     near, far = encoder(goal, [synonym, unrelated])
     assert near > far + 0.1
@@ -117,7 +117,7 @@ def test_the_encoder_knows_synonyms_where_words_do_not():
     assert len(encoder(goal, [])) == 0
 
 
-def test_other_wordings_of_a_goal_are_nearer_than_other_goals():
+def test_other_phrasings_of_a_goal_are_nearer_than_other_goals():
     goals = ClevrRobotTask().goals("train")[:20]
     asked = [goal.phrasings[0] for goal in goals]
     stored = [goal.phrasings[1] for goal in goals]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.episodes import Episode, EpisodeStore, Turn
-from llm_agents.agents.prompts import Prompter, PromptSettings
-from llm_agents.agents.text import TextAgent, TextAgentSettings, find_last, understand
+from llm_agents.agents.prompts import PromptRenderer, PromptSettings
+from llm_agents.agents.text import TextAgent, TextAgentSettings, find_last, parse_action_text
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.rollouts.rollout import rollout
 from llm_agents.runtime.errors import UserError
@@ -58,7 +58,7 @@ def context(turns: tuple[Turn, ...], step: int) -> list[int]:
 )
 def test_the_last_action_mentioned_is_taken(written, action):
     expected = None if action is None else TASK.parse_action(action)
-    assert understand(written, TASK, ACTIONS) == expected
+    assert parse_action_text(written, TASK, ACTIONS) == expected
 
 
 def test_of_actions_that_end_together_the_longest_is_taken():
@@ -68,18 +68,18 @@ def test_of_actions_that_end_together_the_longest_is_taken():
 
 
 def test_only_admissible_actions_are_understood():
-    assert understand("step left", TASK, ("wait", "step right")) is None
+    assert parse_action_text("step left", TASK, ("wait", "step right")) is None
 
 
 def test_without_action_texts_the_task_understands_or_not():
-    assert understand("I think. Action: step left ", WordlessTask(), ()) == 1
-    assert understand("something", WordlessTask(), ()) is None
+    assert parse_action_text("I think. Action: step left ", WordlessTask(), ()) == 1
+    assert parse_action_text("something", WordlessTask(), ()) is None
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_nothing_that_is_written_breaks_the_parser(written):
-    assert understand(written, TASK, ACTIONS) in (None, 0, 1, 2, 3)
+    assert parse_action_text(written, TASK, ACTIONS) in (None, 0, 1, 2, 3)
 
 
 # Token in, token out
@@ -98,59 +98,59 @@ def test_training_log_probs_are_those_of_sampling(name, context_mode, tmp_path):
         size = len(sequence.token_ids)
         torch.testing.assert_close(row[:size], torch.from_numpy(sequence.log_probs), rtol=1e-4, atol=1e-4)
         assert (row[size:] == 0).all()
-        assert sequence.sampled.sum() > 0
+        assert sequence.loss_mask.sum() > 0
     log_probs.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in lm.parameters() if p.grad is not None)
 
 
 def test_an_append_only_history_is_one_sequence_and_never_rendered_again():
     lm = make_lm(max_length=4096)
-    prompter, narrator = Prompter(lm, PromptSettings()), PromptSettings().narrator()
+    prompt_renderer, context_builder = PromptRenderer(lm, PromptSettings()), PromptSettings().context_builder()
     for episode in play(lm, context="append"):
         assert len(join_turns(episode.turns)) == 1
         assert [turn.continues for turn in episode.turns] == [False] + [True] * (len(episode) - 1)
-        moments = narrator.of_episode(TASK, episode)
-        expected = prompter.opening(moments[0])
+        moments = context_builder.of_episode(TASK, episode)
+        expected = prompt_renderer.opening(moments[0])
         for step, turn in enumerate(episode.turns):
-            expected += prompter.next(moments[step], moments[max(0, step - 1)].actions)
+            expected += prompt_renderer.next(moments[step], moments[max(0, step - 1)].actions)
             assert context(episode.turns, step) == expected
             expected += turn.token_ids
         (sequence,) = join_turns(episode.turns)
         assert sequence.token_ids.tolist() == expected
         for step, turn in enumerate(episode.turns):
-            chosen = sequence.sampled & (sequence.steps == step)
+            chosen = sequence.loss_mask & (sequence.steps == step)
             assert sequence.token_ids[chosen].tolist() == list(turn.token_ids)
             assert sequence.log_probs[chosen].tolist() == pytest.approx(list(turn.log_probs))
 
 
 def test_a_rewritten_prompt_begins_a_new_sequence_each_step():
     lm = make_lm()
-    prompter, narrator = Prompter(lm, PromptSettings()), PromptSettings().narrator()
+    prompt_renderer, context_builder = PromptRenderer(lm, PromptSettings()), PromptSettings().context_builder()
     for episode in play(lm, context="rewrite"):
         assert len(join_turns(episode.turns)) == len(episode)
-        moments = narrator.of_episode(TASK, episode)[:-1]
-        assert [turn.prompt_ids for turn in episode.turns] == prompter.prompts(moments, NEW_TOKENS)
+        moments = context_builder.of_episode(TASK, episode)[:-1]
+        assert [turn.prompt_ids for turn in episode.turns] == prompt_renderer.prompts(moments, NEW_TOKENS)
 
 
 def test_a_history_that_outgrows_the_window_begins_anew_with_its_latest_turns():
     lm, prompts = make_lm(max_length=220), PromptSettings(list_actions=False)
     agent = TextAgent(lm, TextAgentSettings(max_new_tokens=NEW_TOKENS, context="append"), prompts)
-    prompter, narrator = Prompter(lm, prompts), prompts.narrator()
+    prompt_renderer, context_builder = PromptRenderer(lm, prompts), prompts.context_builder()
     episodes = list(rollout(agent, make_env, CASES))
     num_kept = []
     for episode in episodes:
-        moments = narrator.of_episode(TASK, episode)
+        moments = context_builder.of_episode(TASK, episode)
         for step, turn in enumerate(episode.turns):
             given = context(episode.turns, step)
-            assert len(given) + NEW_TOKENS <= lm.window
+            assert len(given) + NEW_TOKENS <= lm.context_length
             if step and not turn.continues:
-                opening = prompter.opening(moments[step])
+                opening = prompt_renderer.opening(moments[step])
                 assert given[: len(opening)] == opening
                 before = context(episode.turns, step - 1) + list(episode.turns[step - 1].token_ids)
-                now = prompter.next(moments[step], moments[step - 1].actions)
-                assert len(before) + len(now) + NEW_TOKENS > lm.window
+                now = prompt_renderer.next(moments[step], moments[step - 1].actions)
+                assert len(before) + len(now) + NEW_TOKENS > lm.context_length
                 kept = given[len(opening) : len(given) - len(now)]
-                assert len(given) <= (lm.window - NEW_TOKENS) // 2
+                assert len(given) <= (lm.context_length - NEW_TOKENS) // 2
                 assert before[len(before) - len(kept) :] == kept  # as they were
                 num_kept.append(len(kept))
     assert sum(map(bool, num_kept)) > 3
@@ -174,13 +174,15 @@ def test_what_names_no_action_is_marked_and_told():
     turns = [turn for episode in episodes for turn in episode.turns]
     assert sum(turn.invalid for turn in turns) > 0
     for episode in episodes:
-        moments = PromptSettings().narrator().of_episode(TASK, episode)
+        moments = PromptSettings().context_builder().of_episode(TASK, episode)
         for turn, moment, after, action in zip(episode.turns, moments, moments[1:], episode.actions, strict=False):
             written = lm.tokenizer.decode(turn.token_ids, skip_special_tokens=True)
-            assert turn.invalid == (understand(written, TASK, moment.actions) is None)
-            assert turn.invalid or understand(written, TASK, moment.actions) == action
+            assert turn.invalid == (parse_action_text(written, TASK, moment.actions) is None)
+            assert turn.invalid or parse_action_text(written, TASK, moment.actions) == action
             assert after.invalid == turn.invalid
-            assert (f"{PromptSettings().invalid_line}\n" in Prompter(lm, PromptSettings()).lines(after)) == turn.invalid
+            assert (
+                f"{PromptSettings().invalid_line}\n" in PromptRenderer(lm, PromptSettings()).lines(after)
+            ) == turn.invalid
 
 
 def test_a_random_action_or_a_given_one_takes_its_place():
@@ -217,8 +219,8 @@ def test_a_prompt_that_cannot_fit_is_refused(context_mode):
 
 def test_greedy_agents_draw_nothing_that_matters():
     lm = make_lm()
-    lanes = [start(case) for case in CASES]
-    first = [decision.turn for decision in make_agent(lm, temperature=0).act(lanes)]
-    again = [decision.turn for decision in make_agent(lm, temperature=0).act(lanes)]
+    episodes = [start(spec) for spec in CASES]
+    first = [decision.turn for decision in make_agent(lm, temperature=0).act(episodes)]
+    again = [decision.turn for decision in make_agent(lm, temperature=0).act(episodes)]
     assert first == again
     assert np.isfinite([log_prob for turn in first for log_prob in turn.log_probs]).all()

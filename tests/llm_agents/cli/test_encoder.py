@@ -6,7 +6,7 @@ from llm_agents.cli.encoder import confusion
 
 
 def test_confusion_by_hand():
-    """Two goals with two wordings each, on the unit circle at these angles in degrees."""
+    """Two goals with two phrasings each, on the unit circle at these angles in degrees."""
     goals = [Goal("a", "f", "train", ("a1", "a2")), Goal("b", "f", "train", ("b1", "b2"))]
     angles = np.radians([0, 60, 70, 180])
     found = confusion(goals, 3 * np.stack([np.cos(angles), np.sin(angles)], 1))

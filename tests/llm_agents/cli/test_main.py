@@ -75,13 +75,13 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture):
         ("evaluate nowhere", "nowhere is not a run folder"),
         ("evaluate done --split hrad", "unknown split 'hrad': did you mean hard"),
         ("evaluate done --splt hard", "did you mean --split"),
-        ("evaluate done --wordings newer", "unknown wordings 'newer'"),
+        ("evaluate done --phrasings newer", "unknown phrasings 'newer'"),
         ("evaluate done --episodes ten", "invalid int value: 'ten'"),
         ("evaluate done --episodes 0", "at least 1 episode"),
         ("evaluate done --split easy --agents randm", "unknown agent 'randm': did you mean random"),
         ("evaluate done --panel nowhere.json", "nowhere.json cannot be read"),
         ("evaluate done --panel tiny.yaml", "tiny.yaml is not JSON"),
-        ("evaluate done --panel tiny.yaml --episodes 3", "leave out --wordings, --episodes, --seed"),
+        ("evaluate done --panel tiny.yaml --episodes 3", "leave out --phrasings, --episodes, --seed"),
         ("evaluate done --split easy --episodes 2 --json tiny.yaml/a.json", "cannot be written"),
         ("compare done nowhere", "nowhere is not a run folder"),
         ("compare done --baseline randm", "unknown agent 'randm': did you mean random"),
@@ -238,7 +238,7 @@ def test_compare_by_family_parts_each_panel(run_folder: str, capsys: pytest.Capt
     assert cli.main(["evaluate", run_folder, "--split", "hard", "--episodes", "12", "--workers", "1"]) == 0
     goals = ToyRecipe().make_env(ToySettings()).task.goal_set
     stored = next(panel for panel in stored_panels(Run.open(run_folder)) if panel.column == "hard")
-    families = [goals.find(case.goal_id).family for case in stored.panel.cases]
+    families = [goals.find(spec.goal_id).family for spec in stored.panel.specs]
     assert len(set(families)) > 1
     capsys.readouterr()
     assert cli.main(["compare", run_folder, "--markdown", "--by-family", "--columns", "hard"]) == 0
@@ -327,7 +327,7 @@ def test_encoder_measures_confusion(capsys: pytest.CaptureFixture, monkeypatch: 
     monkeypatch.setattr("llm_agents.cli.encoder.NUM_GOALS", 10)
     assert cli.main(["encoder"]) == 0
     shown = capsys.readouterr().out
-    assert "Another goal can be nearer than another wording of the same goal" in shown
+    assert "Another goal can be nearer than another phrasing of the same goal" in shown
 
 
 def test_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture):

@@ -26,7 +26,7 @@ shapes = st.tuples(st.integers(1, 8), st.integers(1, 5))
 seeds = st.integers(0, 2**31)
 
 
-def lanes(seed: int, shape: tuple[int, int]) -> dict[str, Tensor]:
+def episodes(seed: int, shape: tuple[int, int]) -> dict[str, Tensor]:
     """Random steps of lanes in which episodes follow each other."""
     generator = torch.Generator().manual_seed(seed)
     terminated, truncated = torch.rand(2, *shape, generator=generator) < 0.2
@@ -53,16 +53,16 @@ def grouped(seed: int, num_groups: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("case", published("sb3_gae.json"))
-def test_gae_is_that_of_stable_baselines3(case):
-    expected = case.pop("advantages"), case.pop("returns")
-    for ours, theirs in zip(gae(**case), expected, strict=True):
+def test_gae_is_that_of_stable_baselines3(spec):
+    expected = spec.pop("advantages"), spec.pop("returns")
+    for ours, theirs in zip(gae(**spec), expected, strict=True):
         assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 @given(seeds, shapes)
 @settings(max_examples=30, deadline=None)
 def test_gae_with_lambda_zero_is_the_td_error(seed, shape):
-    steps = lanes(seed, shape)
+    steps = episodes(seed, shape)
     advantages, _ = gae(**steps, discount=0.9, gae_lambda=0.0)
     targets = steps["rewards"] + 0.9 * torch.where(steps["terminated"], 0.0, steps["next_values"])
     assert_close(advantages, targets - steps["values"])
@@ -71,7 +71,7 @@ def test_gae_with_lambda_zero_is_the_td_error(seed, shape):
 @given(seeds, shapes)
 @settings(max_examples=30, deadline=None)
 def test_gae_with_lambda_one_is_the_bootstrapped_return_less_the_value(seed, shape):
-    steps = lanes(seed, shape)
+    steps = episodes(seed, shape)
     advantages, returns = gae(**steps, discount=0.9, gae_lambda=1.0)
     ends = steps["terminated"] | steps["truncated"]
     last = ends.clone()
@@ -92,7 +92,7 @@ def test_a_truncated_episode_counts_the_value_of_its_last_state_and_a_terminated
 @given(seeds, shapes)
 @settings(max_examples=30, deadline=None)
 def test_an_episode_hears_nothing_of_the_next_one_in_its_lane(seed, shape):
-    steps = lanes(seed, (shape[0] + 1, shape[1]))
+    steps = episodes(seed, (shape[0] + 1, shape[1]))
     steps["truncated"][0] = ~steps["terminated"][0]
     before, _ = gae(**steps, discount=0.9, gae_lambda=0.95)
     steps["rewards"][1:] += 100
@@ -104,7 +104,7 @@ def test_an_episode_hears_nothing_of_the_next_one_in_its_lane(seed, shape):
 @given(seeds, shapes)
 @settings(max_examples=30, deadline=None)
 def test_lanes_do_not_matter_to_each_other(seed, shape):
-    steps = lanes(seed, shape)
+    steps = episodes(seed, shape)
     order = torch.randperm(shape[1], generator=torch.Generator().manual_seed(seed))
     together, _ = gae(**steps, discount=0.9, gae_lambda=0.95)
     permuted, _ = gae(**{key: tensor[:, order] for key, tensor in steps.items()}, discount=0.9, gae_lambda=0.95)
@@ -129,14 +129,14 @@ def test_whitened_advantages_have_mean_zero_and_variance_one_over_the_mask():
 
 @pytest.mark.parametrize("name", ["rewards", "values", "next_values"])
 def test_gae_refuses_what_is_not_finite(name):
-    steps = lanes(0, (3, 2))
+    steps = episodes(0, (3, 2))
     steps[name][2, 1] = math.nan
     with pytest.raises(UserError, match=r"value at \[2, 1\] is nan|reward at \[2, 1\] is nan"):
         gae(**steps, discount=0.9, gae_lambda=0.95)
 
 
 def test_gae_refuses_a_tensor_that_would_be_broadcast():
-    steps = lanes(0, (3, 2))
+    steps = episodes(0, (3, 2))
     steps["terminated"] = steps["terminated"][:1]
     with pytest.raises(ValueError, match=r"terminated must have shape \(3, 2\), got \(1, 2\)"):
         gae(**steps, discount=0.9, gae_lambda=0.95)
@@ -146,14 +146,14 @@ def test_gae_refuses_a_tensor_that_would_be_broadcast():
 
 
 @pytest.mark.parametrize("case", published("trl_grpo.json"))
-def test_group_relative_advantages_are_those_of_trl(case):
-    credit = group_relative_advantages(case["rewards"], case["groups"], case["scale"])
-    assert_close(credit.advantages, case["advantages"])
+def test_group_relative_advantages_are_those_of_trl(spec):
+    credit = group_relative_advantages(spec["rewards"], spec["groups"], spec["scale"])
+    assert_close(credit.advantages, spec["advantages"])
 
 
 @pytest.mark.parametrize("case", published("trl_rloo.json"))
-def test_leave_one_out_advantages_are_those_of_trl(case):
-    assert_close(leave_one_out_advantages(case["rewards"], case["groups"]).advantages, case["advantages"])
+def test_leave_one_out_advantages_are_those_of_trl(spec):
+    assert_close(leave_one_out_advantages(spec["rewards"], spec["groups"]).advantages, spec["advantages"])
 
 
 @given(seeds, st.integers(1, 4), st.integers(2, 5))

@@ -31,11 +31,11 @@ def run(tmp_path: Path) -> Run:
 
 def test_results_are_in_the_order_of_the_cases():
     """Also where a case is on the panel twice, and where later cases end before earlier ones."""
-    panel = Panel(make_panel(ClevrRobotTask(), "train", 3).cases + make_panel(ClevrRobotTask(), "easy", 5).cases * 2)
+    panel = Panel(make_panel(ClevrRobotTask(), "train", 3).specs + make_panel(ClevrRobotTask(), "easy", 5).specs * 2)
     result = evaluate_agent(RandomAgent(), make, panel, num_envs=5)
     assert result.episodes == len(panel)
-    for index, case in enumerate(panel.cases):
-        (episode,) = rollout(RandomAgent(), make, [case])
+    for index, spec in enumerate(panel.specs):
+        (episode,) = rollout(RandomAgent(), make, [spec])
         assert result.outcomes[index] == int(episode.success)
         assert result.lengths[index] == len(episode)
         assert result.returns[index] == pytest.approx(float(episode.rewards.sum()))
@@ -117,7 +117,7 @@ def test_nothing_is_cut_however_many_columns_there_are(capsys):
 
 
 def test_the_split_of_a_panel_of_several_is_mixed():
-    panel = Panel(PANELS["easy"].cases + PANELS["rephrase (new)"].cases)
+    panel = Panel(PANELS["easy"].specs + PANELS["rephrase (new)"].specs)
     assert column_as_json("mine", panel, {})["split"] == "mixed"
 
 

@@ -244,9 +244,9 @@ def test_training_computes_the_probabilities_that_acted(scorer, tmp_path):
 def test_prompts_of_a_stored_episode_are_those_that_were_shown(scorer):
     settings = PromptSettings(num_past_actions=3, num_past_observations=2)
     agent = ScoringAgent(scorer, settings)
-    narrator = settings.narrator()
+    context_builder = settings.context_builder()
     for episode in rollout(agent, make_env, CASES):
-        moments = narrator.of_episode(make_env().task, episode)
+        moments = context_builder.of_episode(make_env().task, episode)
         assert len(moments) == len(episode) + 1
         for moment, turn in zip(moments, episode.turns, strict=False):
             assert agent.prompts([moment]) == [turn.prompt_ids]
@@ -264,10 +264,10 @@ def test_what_an_episode_is_does_not_depend_on_the_others(scorer):
 
 @torch.inference_mode()
 def test_choices_are_as_frequent_as_their_probability(scorer):
-    lane = start(CASES[0])
+    episode = start(CASES[0])
     for temperature in (0.5, 2.0):
         agent = ScoringAgent(scorer, PromptSettings(), temperature)
-        turns = [decision.turn for decision in agent.act([lane] * 1000)]
+        turns = [decision.turn for decision in agent.act([episode] * 1000)]
         scores = scorer([turns[0].prompt_ids], [turns[0].candidates]).logits[0]
         expected = (scores / temperature).softmax(-1)
         shares = np.bincount([turn.choice for turn in turns], minlength=len(expected)) / len(turns)
@@ -278,10 +278,10 @@ def test_choices_are_as_frequent_as_their_probability(scorer):
 
 @torch.inference_mode()
 def test_at_temperature_zero_the_best_action_is_taken(scorer):
-    lanes = [start(case) for case in CASES]
-    before = lanes[0].rng.bit_generator.state
-    decisions = ScoringAgent(scorer, PromptSettings(), temperature=0).act(lanes)
-    assert lanes[0].rng.bit_generator.state == before
+    episodes = [start(spec) for spec in CASES]
+    before = episodes[0].rng.bit_generator.state
+    decisions = ScoringAgent(scorer, PromptSettings(), temperature=0).act(episodes)
+    assert episodes[0].rng.bit_generator.state == before
     for decision in decisions:
         scores = scorer([decision.turn.prompt_ids], [decision.turn.candidates]).logits[0]
         assert decision.turn.choice == scores.argmax()

@@ -26,7 +26,7 @@ from envs.clevr_robot.task import ClevrRobotTask
 from llm_agents.models.language_model import LanguageModel, LanguageModelSettings, LoraSettings
 from llm_agents.models.padding import concatenate, pad_left
 from llm_agents.models.sampling import draw
-from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.models.tokenizer import train_tokenizer
 from llm_agents.runtime.errors import UserError
 
@@ -40,8 +40,8 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module")
-def encoder() -> GoalEncoder:
-    return GoalEncoder.load()
+def encoder() -> TextEncoder:
+    return TextEncoder.load()
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=NAMES)
-def lm(request: pytest.FixtureRequest, folder: Path, encoder: GoalEncoder) -> LanguageModel:
+def lm(request: pytest.FixtureRequest, folder: Path, encoder: TextEncoder) -> LanguageModel:
     return load(request.param, folder, encoder)
 
 
-def load(name: str, folder: Path, encoder: GoalEncoder) -> LanguageModel:
+def load(name: str, folder: Path, encoder: TextEncoder) -> LanguageModel:
     if name in PRETRAINED:
         return LanguageModel.load(str(folder / name))
     set_seed(0)
@@ -292,7 +292,7 @@ def test_tiny_can_read_its_own_vocabulary():
     settings = LanguageModelSettings(text_input="words", hidden_size=32, vocab_size=VOCAB_SIZE, max_length=77)
     lm = LanguageModel.load(settings, corpus=CORPUS)
     assert lm.encoder is None
-    assert lm.window == 77
+    assert lm.context_length == 77
     for one, other in zip(lm.embed_texts(PROMPTS), lm.embed_tokens(PROMPTS), strict=True):
         assert torch.equal(one, other)
     rows = lm.tokenizer(PROMPTS, add_special_tokens=False)["input_ids"]

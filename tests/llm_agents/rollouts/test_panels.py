@@ -6,8 +6,8 @@ import pytest
 
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.goals import SPLITS, Goal, UnknownGoal
-from llm_agents.rollouts.cases import phrasings
 from llm_agents.rollouts.panels import Panel, make_panel, read_panel
+from llm_agents.rollouts.specs import select_phrasings
 from llm_agents.runtime.errors import UserError
 
 TASK = ClevrRobotTask()
@@ -19,12 +19,12 @@ def test_a_panel_depends_on_nothing_but_its_arguments(split: str):
     assert panel == make_panel(ClevrRobotTask(), split, 50, seed=3)
     assert panel.hash == make_panel(TASK, split, 50, seed=3).hash
     assert panel.hash != make_panel(TASK, split, 50, seed=4).hash
-    assert {case.split for case in panel.cases} == {split}
-    assert all(case.instruction in TASK.goal_set.find(case.goal_id, split).phrasings for case in panel.cases)
+    assert {spec.split for spec in panel.specs} == {split}
+    assert all(spec.instruction in TASK.goal_set.find(spec.goal_id, split).phrasings for spec in panel.specs)
 
 
 @pytest.mark.parametrize(
-    ("split", "wordings", "expected"),
+    ("split", "subset", "expected"),
     [
         ("train", "all", "915de899bd33"),
         ("rephrase", "given", "23ae5a7731b8"),
@@ -33,14 +33,14 @@ def test_a_panel_depends_on_nothing_but_its_arguments(split: str):
         ("hard", "all", "607ca70e7b9d"),
     ],
 )
-def test_the_panels_of_published_results_stay_as_they_are(split, wordings, expected):
+def test_the_panels_of_published_results_stay_as_they_are(split, subset, expected):
     """Those of docs/results.md: numbers on other panels cannot be compared with them."""
-    assert make_panel(TASK, split, 300, wordings=wordings).hash == expected
+    assert make_panel(TASK, split, 300, subset=subset).hash == expected
 
 
 def test_families_have_the_same_weight_and_goals_repeat_late():
     panel = make_panel(TASK, "hard", 100)
-    goals = [TASK.goal_set.find(case.goal_id, "hard") for case in panel.cases]
+    goals = [TASK.goal_set.find(spec.goal_id, "hard") for spec in panel.specs]
     families = Counter(goal.family for goal in goals)
     assert max(families.values()) - min(families.values()) <= 1
     composed = [goal.id for goal in goals if goal.family == "both"]
@@ -48,26 +48,26 @@ def test_families_have_the_same_weight_and_goals_repeat_late():
 
 
 def test_starts_differ_from_each_other_and_from_training():
-    seeds = [case.seed for seed in range(3) for case in make_panel(TASK, "easy", 200, seed).cases]
+    seeds = [spec.seed for seed in range(3) for spec in make_panel(TASK, "easy", 200, seed).specs]
     assert len(set(seeds)) == len(seeds)
     assert min(seeds) >= 10**6
 
 
 def test_the_hash_sees_every_field_and_the_order():
-    cases = make_panel(TASK, "easy", 3).cases
-    hashes = {Panel(cases).hash, Panel(cases[::-1]).hash, Panel(cases[:2]).hash}
+    specs = make_panel(TASK, "easy", 3).specs
+    hashes = {Panel(specs).hash, Panel(specs[::-1]).hash, Panel(specs[:2]).hash}
     assert len(hashes) == 3
 
 
-def test_new_wordings_are_never_given_ones():
+def test_new_phrasings_are_never_given_ones():
     for goal in TASK.goals("rephrase"):
-        given, new = phrasings(goal, "given"), phrasings(goal, "new")
+        given, new = select_phrasings(goal, "given"), select_phrasings(goal, "new")
         assert given
         assert new
         assert not set(given) & set(new)
-        assert set(given) | set(new) == set(phrasings(goal, "all"))
-    words = {case.instruction for case in make_panel(TASK, "rephrase", 100, wordings="new").cases}
-    assert not words & {text for goal in TASK.goals("rephrase") for text in phrasings(goal, "given")}
+        assert set(given) | set(new) == set(select_phrasings(goal, "all"))
+    phrasing = {spec.instruction for spec in make_panel(TASK, "rephrase", 100, subset="new").specs}
+    assert not phrasing & {text for goal in TASK.goals("rephrase") for text in select_phrasings(goal, "given")}
 
 
 def test_impossible_panels_are_refused():
@@ -75,10 +75,10 @@ def test_impossible_panels_are_refused():
         make_panel(TASK, "hrad", 3)
     with pytest.raises(UserError, match="at least 1 episode"):
         make_panel(TASK, "hard", 0)
-    with pytest.raises(UserError, match="unknown wordings 'newer'"):
-        make_panel(TASK, "hard", 3, wordings="newer")
+    with pytest.raises(UserError, match="unknown phrasings 'newer'"):
+        make_panel(TASK, "hard", 3, subset="newer")
     with pytest.raises(UserError, match="one phrasing"):
-        phrasings(Goal("a", "b", "easy", ("only this",)), "new")
+        select_phrasings(Goal("a", "b", "easy", ("only this",)), "new")
 
 
 @pytest.mark.parametrize("lines", [True, False])
@@ -90,11 +90,11 @@ def test_a_panel_of_your_own(tmp_path: Path, lines: bool):
     path = tmp_path / "mine.json"
     path.write_text("\n\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1))
     panel = read_panel(path, TASK, "train")
-    assert [(case.goal_id, case.instruction, case.split) for case in panel.cases] == [
+    assert [(spec.goal_id, spec.instruction, spec.split) for spec in panel.specs] == [
         ("move/left/red", "red goes west", "easy"),
         ("line", "sort", "hard"),
     ]
-    assert panel.cases[1].seed == 5
+    assert panel.specs[1].seed == 5
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,15 @@ from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
 from llm_agents.agents.scripted import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.rollouts.panels import make_panel
-from llm_agents.rollouts.rollout import Decision, Lane, numbered_rollout, rollout
+from llm_agents.rollouts.rollout import ActionOutput, RunningEpisode, iter_rollouts, rollout
 from llm_agents.runtime.errors import UserError
 
 TASK = ClevrRobotTask()
-CASES = make_panel(TASK, "easy", 6).cases + make_panel(TASK, "train", 6).cases
+CASES = make_panel(TASK, "easy", 6).specs + make_panel(TASK, "train", 6).specs
 
 
-def play(agent, cases=CASES, num_envs: int = 64) -> dict[int, Episode]:
-    return dict(numbered_rollout(agent, make, cases, num_envs))
+def play(agent, specs=CASES, num_envs: int = 64) -> dict[int, Episode]:
+    return dict(iter_rollouts(agent, make, specs, num_envs))
 
 
 def same(episode: Episode, other: Episode) -> bool:
@@ -36,13 +36,13 @@ def test_an_episode_depends_on_its_case_alone(agent):
 
 def test_episodes_hold_what_was_asked_and_what_happened():
     for index, episode in play(RandomAgent()).items():
-        case = CASES[index]
-        goal = TASK.goal_set.find(case.goal_id, case.split)
+        spec = CASES[index]
+        goal = TASK.goal_set.find(spec.goal_id, spec.split)
         assert (episode.goal_id, episode.instruction, episode.seed, episode.split) == (
-            case.goal_id,
-            case.instruction,
-            case.seed,
-            case.split,
+            spec.goal_id,
+            spec.instruction,
+            spec.seed,
+            spec.split,
         )
         assert len(episode.states) == len(episode) + 1
         assert len(episode.rewards) == len(episode)
@@ -58,9 +58,9 @@ class Counting:
     def __init__(self) -> None:
         self.widths: list[int] = []
 
-    def act(self, lanes: list[Lane]) -> list[Decision]:
-        self.widths.append(len(lanes))
-        return [Decision(0) for _ in lanes]
+    def act(self, episodes: list[RunningEpisode]) -> list[ActionOutput]:
+        self.widths.append(len(episodes))
+        return [ActionOutput(0) for _ in episodes]
 
 
 def test_lanes_are_refilled_at_once():
@@ -74,7 +74,7 @@ def test_lanes_are_refilled_at_once():
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_noisy_agent_takes_its_share_of_random_actions(share: float):
-    episodes = play(NoisyAgent(Counting(), share), make_panel(TASK, "train", 12).cases)
+    episodes = play(NoisyAgent(Counting(), share), make_panel(TASK, "train", 12).specs)
     actions = np.concatenate([episode.actions for episode in episodes.values()])
     expected = share * 39 / 40
     margin = 4 * np.sqrt(expected * (1 - expected) / len(actions)) + 1e-9

@@ -10,7 +10,7 @@ from helpers.recipe_runs import make
 from torch import Tensor
 
 from llm_agents.models.language_model import LanguageModel, LanguageModelSettings, LoraSettings
-from llm_agents.recipes.base import Beginning
+from llm_agents.recipes.base import WarmStartStages
 from llm_agents.recipes.ppo import PPOConfig
 from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.devices import describe_device, find_device, to_device
@@ -90,7 +90,7 @@ def test_the_plan_names_the_device_and_the_sizes(name, words, tmp_path, monkeypa
     def stop(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Beginning, "warm_start", stop)
+    monkeypatch.setattr(WarmStartStages, "warm_start", stop)
     recipe, config, run = make(name, tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         recipe.run(config, run)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llm_agents.runtime.errors import UserError
-from llm_agents.runtime.parallel import in_processes, one_thread
+from llm_agents.runtime.parallel import one_thread, parallel_map
 
 
 def work(seed: int) -> tuple[int, int, float]:
@@ -31,7 +31,7 @@ def test_neither_results_nor_errors_depend_on_the_number_of_workers(many_threads
     jobs = [(0,), (1,), (2,), (3,), (-1,), (4,)]
     found = []
     for num_workers in (1, 2):
-        results = in_processes(work, jobs, num_workers)
+        results = parallel_map(work, jobs, num_workers)
         found.append([next(results) for _ in range(4)])
         with pytest.raises(UserError, match="there is no seed -1"):
             next(results)
@@ -42,13 +42,13 @@ def test_neither_results_nor_errors_depend_on_the_number_of_workers(many_threads
 
 
 def test_one_job_needs_no_process_and_no_job_none():
-    assert list(in_processes(os.getpid, [()], 8)) == [os.getpid()]
-    assert list(in_processes(os.getpid, [], 8)) == []
+    assert list(parallel_map(os.getpid, [()], 8)) == [os.getpid()]
+    assert list(parallel_map(os.getpid, [], 8)) == []
 
 
 def test_a_dead_worker_is_reported_in_a_line():
     with pytest.raises(UserError, match=r"a worker process died, .*: try fewer workers"):
-        list(in_processes(os._exit, [(1,), (1,)], 2))
+        list(parallel_map(os._exit, [(1,), (1,)], 2))
 
 
 def test_threads_are_restored_after_an_error(many_threads):

@@ -38,8 +38,8 @@ def test_checkpoints_come_back(run: Run):
     tensors = {"weight": torch.arange(6.0).reshape(2, 3).T, "step": torch.tensor(7)}
     assert not run.has_checkpoint("policy")
     run.save_checkpoint("policy", tensors, {"step": 7})
-    loaded, facts = run.load_checkpoint("policy")
-    assert facts == {"step": 7}
+    loaded, metadata = run.load_checkpoint("policy")
+    assert metadata == {"step": 7}
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
     assert [path.name for path in (run.folder / "checkpoints").iterdir()] == ["policy.safetensors"]
 
@@ -104,17 +104,17 @@ def test_once_makes_once(run: Run):
         made.append(1)
         return {"rate": 0.5}
 
-    assert run.once("summary", make) == run.once("summary", make) == {"rate": 0.5}
+    assert run.get_or_compute("summary", make) == run.get_or_compute("summary", make) == {"rate": 0.5}
     assert len(made) == 1
 
 
 def test_once_stores_nothing_when_making_fails_and_names_a_broken_file(run: Run):
     with pytest.raises(ZeroDivisionError):
-        run.once("summary", lambda: 1 / 0)
+        run.get_or_compute("summary", lambda: 1 / 0)
     assert not (run.folder / "summary.json").exists()
     (run.folder / "summary.json").write_text("{")
     with pytest.raises(UserError, match=r"summary\.json cannot be read"):
-        run.once("summary", dict)
+        run.get_or_compute("summary", dict)
 
 
 def test_infinite_values_are_refused():

@@ -88,9 +88,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def assert_the_same(run: Run, expected: Run) -> None:
     """Weights, buffers, optimizer moments, step and metrics, bit for bit."""
-    tensors, facts = run.load_checkpoint("regression")
+    tensors, metadata = run.load_checkpoint("regression")
     expected_tensors, expected_facts = expected.load_checkpoint("regression")
-    assert facts == expected_facts
+    assert metadata == expected_facts
     assert tensors.keys() == expected_tensors.keys()
     assert [key for key in tensors if not torch.equal(tensors[key], expected_tensors[key])] == []
     assert run.metrics() == expected.metrics()
@@ -340,13 +340,13 @@ def test_what_is_not_finite_stops_the_run_with_the_batch_saved(new_run, value, b
     with pytest.raises(UserError, match=rf"fragile: the {bad} at step {bad_step} is .*checkpoints/fragile_bad_batch"):
         fit(module, OptimizerSettings(num_steps=10), batches, run, "fragile", show_progress=False)
     assert torch.isfinite(module.weight).all()
-    tensors, facts = run.load_checkpoint("fragile_bad_batch")
+    tensors, metadata = run.load_checkpoint("fragile_bad_batch")
     expected = batches(bad_step)
     assert torch.equal(tensors["values"].nan_to_num(7.0), expected["values"].nan_to_num(7.0))
     assert torch.equal(tensors["power"], expected["power"])
     assert torch.equal(tensors["text.features"], expected["text"].features)
     assert torch.equal(tensors["text.mask"], expected["text"].mask)
-    assert facts == {"step": bad_step, "names": ["a", "b"]}
+    assert metadata == {"step": bad_step, "names": ["a", "b"]}
 
 
 # The learning rate
@@ -355,12 +355,12 @@ def test_what_is_not_finite_stops_the_run_with_the_batch_saved(new_run, value, b
 @given(
     num_steps=st.integers(1, 500),
     peak=st.floats(1e-8, 10.0),
-    warmup_share=st.floats(0, 1),
+    warmup_fraction=st.floats(0, 1),
 )
-@example(num_steps=1, peak=1.0, warmup_share=0.0)
-@example(num_steps=1, peak=1.0, warmup_share=1.0)
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_tenth(num_steps, peak, warmup_share):
-    schedule = OptimizerSettings(num_steps=num_steps, learning_rate=peak, warmup_share=warmup_share)
+@example(num_steps=1, peak=1.0, warmup_fraction=0.0)
+@example(num_steps=1, peak=1.0, warmup_fraction=1.0)
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_tenth(num_steps, peak, warmup_fraction):
+    schedule = OptimizerSettings(num_steps=num_steps, learning_rate=peak, warmup_fraction=warmup_fraction)
     rates = torch.tensor([schedule.learning_rate_at(step) for step in range(num_steps)], dtype=torch.float64) / peak
     assert rates.min() > 0
     assert rates.max() == pytest.approx(1.0)
@@ -368,6 +368,6 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_tenth(num_steps, pea
     assert (rates[: top + 1].diff() >= -1e-12).all()
     assert (rates[top:].diff() <= 1e-12).all()
     assert (rates[top:] >= 0.1 - 1e-12).all()
-    assert top <= max(1, round(warmup_share * num_steps))
-    if warmup_share < 0.5 and num_steps > 100:
+    assert top <= max(1, round(warmup_fraction * num_steps))
+    if warmup_fraction < 0.5 and num_steps > 100:
         assert rates[-1] < 0.11

@@ -11,20 +11,26 @@ import torch
 from helpers.llm_worlds import make_lm
 
 from envs.episodes import Episode
-from llm_agents.agents.observations import Moment
-from llm_agents.agents.prompts import Prompter, PromptSettings
+from llm_agents.agents.observations import AgentObservation
+from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
 from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
 from llm_agents.models.tokenizer import words_of
 from llm_agents.registry.environments import make_environment
-from llm_agents.rollouts.cases import draw_cases
 from llm_agents.rollouts.rollout import rollout
+from llm_agents.rollouts.specs import draw_specs
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import seeded
 from llm_agents.training.associative_recall import ask_for_goals, ask_for_parts
 from llm_agents.training.loop import OptimizerSettings, fit
-from llm_agents.training.warm_start import Examples, WarmStart, WarmStartData, WarmStartSettings, with_noise
+from llm_agents.training.warm_start import (
+    BehaviourCloningLoss,
+    SFTDataset,
+    WarmStartData,
+    WarmStartSettings,
+    with_noise,
+)
 
 PROMPTS = PromptSettings(
     list_actions=False,
@@ -43,13 +49,13 @@ def make_env():
 @pytest.fixture(scope="module")
 def episodes() -> list[Episode]:
     task = make_env().task
-    return list(rollout(ExpertAgent(task), make_env, draw_cases(task, "train", 40, 0)))
+    return list(rollout(ExpertAgent(task), make_env, draw_specs(task, "train", 40, 0)))
 
 
 @pytest.fixture(scope="module")
-def moments(episodes) -> list[Moment]:
-    narrator, task = PROMPTS.narrator(), make_env().task
-    return [moment for episode in episodes for moment in narrator.of_episode(task, episode)[:-1]]
+def moments(episodes) -> list[AgentObservation]:
+    context_builder, task = PROMPTS.context_builder(), make_env().task
+    return [moment for episode in episodes for moment in context_builder.of_episode(task, episode)[:-1]]
 
 
 @pytest.fixture(scope="module", params=["words", "phrases"])
@@ -102,13 +108,16 @@ SEEN = "You see a wall 1 step left, You see a blue key 2 steps right, You see a 
     ],
 )
 def test_a_goal_names_parts_in_its_own_order(goal, answer):
-    others = [Moment("pick up the red key", "nothing"), Moment("go to a blue ball", "You see a wall 1 step right")]
-    asked, answers = ask_for_goals([*others, Moment(goal, SEEN)], 50, 0)
+    others = [
+        AgentObservation("pick up the red key", "nothing"),
+        AgentObservation("go to a blue ball", "You see a wall 1 step right"),
+    ]
+    asked, answers = ask_for_goals([*others, AgentObservation(goal, SEEN)], 50, 0)
     assert ([moment.goal for moment in asked], answers) == (([goal], [answer]) if answer else ([], []))
 
 
 def test_the_last_third_of_recall_asks_for_what_goals_name(lm, episodes, moments):
-    task, settings = make_env().task, WarmStartSettings(num_recall_steps=6, num_steps=9, batch_size=8)
+    task, settings = make_env().task, WarmStartSettings(num_associative_recall_steps=6, num_steps=9, batch_size=8)
     data = WarmStartData(lm, PROMPTS, task, episodes, settings, 0)
     goals = {moment.goal for moment in moments}
     for step in range(6):
@@ -119,7 +128,7 @@ def test_the_last_third_of_recall_asks_for_what_goals_name(lm, episodes, moments
 
 def test_where_goals_name_nothing_parts_are_asked_for_until_the_end(lm, episodes):
     mute = [replace(episode, instruction="wait") for episode in episodes]
-    settings = WarmStartSettings(num_recall_steps=6, num_steps=9, batch_size=8)
+    settings = WarmStartSettings(num_associative_recall_steps=6, num_steps=9, batch_size=8)
     data = WarmStartData(lm, PROMPTS, make_env().task, mute, settings, 0)
     asks = [any("wait" in lm.tokenizer.decode(row) for row in data.batch(step)["token_ids"]) for step in range(7)]
     assert asks == [False] * 6 + [True]
@@ -127,17 +136,17 @@ def test_where_goals_name_nothing_parts_are_asked_for_until_the_end(lm, episodes
 
 @pytest.mark.parametrize("observation", ["", "nothing", "a wall ahead", "here, here", "a,b;c"])
 def test_nothing_is_asked_where_nothing_can_be_told_apart(observation):
-    with pytest.raises(UserError, match="num_recall_steps"):
-        ask_for_parts(make_lm(), [Moment("go", observation)] * 3, 5, 0)
+    with pytest.raises(UserError, match="num_associative_recall_steps"):
+        ask_for_parts(make_lm(), [AgentObservation("go", observation)] * 3, 5, 0)
 
 
 def test_some_steps_are_left_for_the_experts_actions():
-    with pytest.raises(ValueError, match="num_recall_steps"):
-        WarmStartSettings(num_demonstrations=1, num_recall_steps=5, num_steps=5)
+    with pytest.raises(ValueError, match="num_associative_recall_steps"):
+        WarmStartSettings(num_demonstrations=1, num_associative_recall_steps=5, num_steps=5)
 
 
 def test_recall_comes_first_and_the_expert_after_it(lm, episodes):
-    settings = WarmStartSettings(num_recall_steps=2, batch_size=8)
+    settings = WarmStartSettings(num_associative_recall_steps=2, batch_size=8)
     task, words = make_env().task, lm.tokenizer.decode
     data = WarmStartData(lm, PROMPTS, task, episodes, settings, 0)
     actions = {text for episode in episodes for text in task.action_texts(episode.states[0]) or ()}
@@ -151,7 +160,9 @@ def test_recall_comes_first_and_the_expert_after_it(lm, episodes):
 
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_a_share_of_the_later_steps_goes_on_to_ask(lm, episodes, share):
-    settings = WarmStartSettings(num_recall_steps=2, num_steps=200, batch_size=4, recall_share=share)
+    settings = WarmStartSettings(
+        num_associative_recall_steps=2, num_steps=200, batch_size=4, associative_recall_fraction=share
+    )
     task = make_env().task
     data = WarmStartData(lm, PROMPTS, task, episodes, settings, 0)
     actions = {text for episode in episodes for text in task.action_texts(episode.states[0]) or ()}
@@ -168,14 +179,14 @@ def test_a_share_of_the_later_steps_goes_on_to_ask(lm, episodes, share):
 
 
 def test_who_was_not_taught_to_recall_is_not_asked():
-    with pytest.raises(ValueError, match="num_recall_steps"):
-        WarmStartSettings(recall_share=0.1)
+    with pytest.raises(ValueError, match="num_associative_recall_steps"):
+        WarmStartSettings(associative_recall_fraction=0.1)
 
 
 @pytest.mark.parametrize("goal_line", ["{goal}", "do: {goal}, now"])
 def test_every_other_question_is_answered_where_it_stands(lm, episodes, goal_line):
     prompts = PROMPTS.model_copy(update={"goal_line": goal_line, "ending": "what next?"})
-    settings = WarmStartSettings(num_recall_steps=2, batch_size=8)
+    settings = WarmStartSettings(num_associative_recall_steps=2, batch_size=8)
     data = WarmStartData(lm, prompts, make_env().task, episodes, settings, 0)
     for step, batch in enumerate((data.batch(0), data.batch(1))):
         for row, chosen in zip(batch["token_ids"], batch["chosen"], strict=True):
@@ -191,7 +202,9 @@ def test_every_other_question_is_answered_where_it_stands(lm, episodes, goal_lin
 
 def test_where_the_goal_stands_first_all_questions_are_answered_at_the_end(lm, episodes):
     prompts = PROMPTS.model_copy(update={"goal_place": "first"})
-    data = WarmStartData(lm, prompts, make_env().task, episodes, WarmStartSettings(num_recall_steps=2, batch_size=4), 0)
+    data = WarmStartData(
+        lm, prompts, make_env().task, episodes, WarmStartSettings(num_associative_recall_steps=2, batch_size=4), 0
+    )
     end = lm.tokenizer(prompts.ending, add_special_tokens=False)["input_ids"]
     for step in range(2):
         batch = data.batch(step)
@@ -201,21 +214,22 @@ def test_where_the_goal_stands_first_all_questions_are_answered_at_the_end(lm, e
 
 def test_a_narrow_model_learns_to_recall(tmp_path):
     """Four things are seen on average: by chance it would name the place of another three times in four."""
-    task, narrator = make_env().task, PROMPTS.narrator()
-    played = list(rollout(RandomAgent(), make_env, draw_cases(task, "train", 150, 0)))
-    seen = [moment for episode in played for moment in narrator.of_episode(task, episode)[:-1]]
+    task, context_builder = make_env().task, PROMPTS.context_builder()
+    played = list(rollout(RandomAgent(), make_env, draw_specs(task, "train", 150, 0)))
+    seen = [moment for episode in played for moment in context_builder.of_episode(task, episode)[:-1]]
     corpus = [text for moment in seen for text in (moment.goal, moment.observation, *moment.actions)]
     sizes = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "initializer_range": 0.125, "rope_theta": 50.0}
     settings = LanguageModelSettings(text_input="phrases", short_convolution=4, **sizes)
     with seeded(0):
         lm = LanguageModel.load(settings, corpus=corpus, goal_words=words_of([moment.goal for moment in seen]))
     asked, answers = ask_for_parts(lm, seen, len(seen), 0)
-    prompter, held_out = Prompter(lm, PROMPTS), len(asked) // 10
+    prompt_renderer, held_out = PromptRenderer(lm, PROMPTS), len(asked) // 10
     learnt, other = (
-        Examples(lm, prompter, asked[part], answers[part], 64, 0) for part in (np.s_[held_out:], np.s_[:held_out])
+        SFTDataset(lm, prompt_renderer, asked[part], answers[part], 64, 0)
+        for part in (np.s_[held_out:], np.s_[:held_out])
     )
     optimizer = OptimizerSettings(num_steps=450, learning_rate=3e-3)
-    fit(WarmStart(lm, 0.0), optimizer, learnt.batch, Run.create(tmp_path / "run", "toy", {}), "recall")
+    fit(BehaviourCloningLoss(lm, 0.0), optimizer, learnt.batch, Run.create(tmp_path / "run", "toy", {}), "recall")
     batch = other.batch(0)
     with torch.no_grad():
         hidden = lm.hidden_states(lm.embed_ids(batch["token_ids"]), batch["mask"])
@@ -239,7 +253,12 @@ def test_noise_is_in_what_is_cloned_and_not_in_questions(lm, episodes):
     task = make_env().task
     clean, noisy = (
         WarmStartData(
-            lm, PROMPTS, task, episodes, WarmStartSettings(num_recall_steps=1, batch_size=8, goal_noise=share), 0
+            lm,
+            PROMPTS,
+            task,
+            episodes,
+            WarmStartSettings(num_associative_recall_steps=1, batch_size=8, goal_noise=share),
+            0,
         )
         for share in (0.0, 1.0)
     )

@@ -83,7 +83,7 @@ def test_a_trpo_step_gains_within_the_trust_region(max_kl):
     metrics = trpo_step(policy.parameters(), policy.surrogate, policy.kl, max_kl)
     assert policy.surrogate().item() > before == -metrics["loss/policy"]
     assert 0 < policy.kl().item() == metrics["policy/kl"] <= max_kl
-    assert 0 < metrics["policy/step_share"] <= 1
+    assert 0 < metrics["policy/step_fraction"] <= 1
 
 
 def test_a_step_that_leaves_the_trust_region_is_shortened():
@@ -94,8 +94,8 @@ def test_a_step_that_leaves_the_trust_region_is_shortened():
         return (weight**2 + 100 * weight**4).sum()
 
     metrics = trpo_step([weight], weight.sum, kl, max_kl=0.01, damping=0.0)
-    assert weight.item() == pytest.approx(0.1 * metrics["policy/step_share"])
-    assert metrics["policy/step_share"] == pytest.approx(0.8**2)  # 0.8 of it would still diverge by 0.0105
+    assert weight.item() == pytest.approx(0.1 * metrics["policy/step_fraction"])
+    assert metrics["policy/step_fraction"] == pytest.approx(0.8**2)  # 0.8 of it would still diverge by 0.0105
     assert metrics["policy/kl"] == kl().item() <= 0.01
 
 
@@ -129,7 +129,7 @@ def test_a_step_that_cannot_help_is_not_taken():
         """Promises a gain by its gradient that it never keeps."""
         return policy.surrogate() - policy.surrogate().detach()
 
-    assert trpo_step(policy.parameters(), gone_wrong, policy.kl)["policy/step_share"] == 0
+    assert trpo_step(policy.parameters(), gone_wrong, policy.kl)["policy/step_fraction"] == 0
     assert torch.equal(policy.logits.detach(), start)
 
 

@@ -1,7 +1,7 @@
 """How the goals of CLEVR-Robot are said.
 
-Training uses few words: ball, push, move, keep and four plain relations. Every `rephrase` wording holds at least one
-word that occurs in no training wording, and no wording of one split occurs in another. Wordings of one kind stand
+Training uses few words: ball, push, move, keep and four plain relations. Every `rephrase` phrasing holds at least one
+word that occurs in no training phrasing, and no phrasing of one split occurs in another. Phrasings of one kind stand
 next to each other, so that every second one is again a sample of all kinds.
 """
 
@@ -78,12 +78,12 @@ _PLAIN = {name: phrases[0] for name, phrases in _TRAIN_RELATIONS.items()}
 
 
 def pair_train(relation: str, a: str, b: str) -> tuple[str, ...]:
-    """The 54 training wordings of "ball a stands in this relation to ball b"."""
+    """The 54 training phrasings of "ball a stands in this relation to ball b"."""
     return tuple(f.format(a=a, b=b, r=r) for f, r in product(_TRAIN_FRAMES, _TRAIN_RELATIONS[relation]))
 
 
 def pair_rephrase(relation: str, a: str, b: str) -> tuple[str, ...]:
-    """The 28 held-out wordings: new verbs, new relation words (in old and new frames), complaints, fronted order."""
+    """The 28 held-out phrasings: new verbs, new relation words (in old and new frames), complaints, fronted order."""
     new = _NEW_RELATIONS[relation]
     frames = [
         *_NEW_FRAMES,
@@ -110,12 +110,12 @@ _MOVE_FRAMES = (
 
 
 def move(direction: str, a: str) -> tuple[str, ...]:
-    """Twelve wordings of "displace ball a in this direction"."""
+    """Twelve phrasings of "displace ball a in this direction"."""
     return tuple(f.format(a=a, m=m) for f, m in product(_MOVE_FRAMES, _MOVES[direction]))
 
 
 def together(relations: tuple[tuple[str, str, str], ...]) -> tuple[str, ...]:
-    """Six wordings of several (relation, a, b) that must hold at once."""
+    """Six phrasings of several (relation, a, b) that must hold at once."""
     said = [f"the {a} ball {_PLAIN[relation]} the {b} ball" for relation, a, b in relations]
     short = [f"{a} {_PLAIN[relation]} {b}" for relation, a, b in relations]
     return (
@@ -152,5 +152,5 @@ _GATHER = (
 
 
 def gather(a: str) -> tuple[str, ...]:
-    """Eight wordings of "all other balls are close to ball a"."""
+    """Eight phrasings of "all other balls are close to ball a"."""
     return tuple(f.format(a=a) for f in _GATHER)

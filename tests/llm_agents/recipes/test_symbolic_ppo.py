@@ -8,7 +8,7 @@ from helpers.recipe_runs import CONFIGS, make
 
 from envs.language import StateGrid
 from llm_agents.models.grid_features import GridFeatures
-from llm_agents.models.text_encoder import GoalEncoder
+from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.runtime.errors import UserError
 from llm_agents.training.sb3 import SentenceEmbeddings
 
@@ -18,16 +18,18 @@ def test_the_library_leaves_nothing_behind(network, tmp_path, monkeypatch):
     """Its default logger makes a folder in the system's temporary one at each training."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    recipe, config, run = make("sb3", tmp_path / "run", sb3=CONFIGS["sb3"]["sb3"] | {"network": network})
+    recipe, config, run = make(
+        "symbolic_ppo", tmp_path / "run", ppo=CONFIGS["symbolic_ppo"]["ppo"] | {"network": network}
+    )
     recipe.run(config, run)
     assert not list((tmp_path / "temporary").glob("SB3*"))
-    assert recipe.load_agent(run, "sb3+greedy")
+    assert recipe.load_agent(run, "symbolic_ppo+greedy")
 
 
 def test_convolutions_need_a_grid_in_the_state(tmp_path):
-    settings = CONFIGS["sb3"]["sb3"] | {"network": "cnn"}
-    changes = {"environment": "envs:ClevrRobot-v0", "options": {}, "sb3": settings}
-    recipe, config, run = make("sb3", tmp_path / "run", **changes)
+    settings = CONFIGS["symbolic_ppo"]["ppo"] | {"network": "cnn"}
+    changes = {"environment": "envs:ClevrRobot-v0", "options": {}, "ppo": settings}
+    recipe, config, run = make("symbolic_ppo", tmp_path / "run", **changes)
     with pytest.raises(UserError, match="cnn needs a grid in the state, and envs:ClevrRobot-v0 says of none") as error:
         recipe.run(config, run)
     assert "\n" not in str(error.value)
@@ -53,7 +55,7 @@ def test_an_instruction_is_encoded_once_and_alone():
     """So that its numbers are the same whatever was met before: beside longer texts the last bits differ."""
     asked = []
 
-    class Spy(GoalEncoder):
+    class Spy(TextEncoder):
         def encode(self, texts):
             asked.append(list(texts))
             return super().encode(texts)
@@ -65,4 +67,4 @@ def test_an_instruction_is_encoded_once_and_alone():
     assert asked == [["go to the red ball"], ["pick up a key"]]
     assert np.array_equal(found[0], found[2])
     for text, embedding in zip(texts, found, strict=True):
-        assert np.array_equal(embedding, GoalEncoder.load().encode([text]).sentence_embedding()[0].numpy())
+        assert np.array_equal(embedding, TextEncoder.load().encode([text]).sentence_embedding()[0].numpy())

@@ -1,6 +1,6 @@
 """PPO of stable-baselines3 on the state and the goal's sentence embedding: the symbolic baseline of the LLM agents.
 
-``llm-agents train configs/sb3/babyai_goto.yaml``. See `llm_agents.training.sb3` for the training, and
+``llm-agents train configs/symbolic_ppo/babyai_goto.yaml``. See `llm_agents.training.sb3` for the training, and
 `kalm.finetune` for the same from a policy that was trained offline.
 """
 
@@ -19,23 +19,23 @@ from stable_baselines3 import PPO
 from envs.goals import unknown
 from envs.language import LanguageEnv
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
-from llm_agents.evaluation.evaluate import EvaluationSettings, judge, make_panels
+from llm_agents.evaluation.evaluate import EvaluationSettings, evaluate_agents, make_panels
 from llm_agents.models.grid_features import GridFeatures
-from llm_agents.models.text_encoder import DEFAULT_ENCODER, GoalEncoder
+from llm_agents.models.text_encoder import DEFAULT_ENCODER, TextEncoder
 from llm_agents.registry.environments import make_environment
 from llm_agents.registry.recipes import Recipe, References
-from llm_agents.rollouts.panels import Column, wording_columns
-from llm_agents.rollouts.rollout import Agent, Decision, Lane
+from llm_agents.rollouts.panels import Column, phrasing_columns
+from llm_agents.rollouts.rollout import ActionOutput, Agent, RunningEpisode
 from llm_agents.runtime.config import Settings, parse_config
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
 from llm_agents.training.checkpoints import load_weights
 from llm_agents.training.sb3 import GoalObservation, SB3TrainingSettings, SentenceEmbeddings, Training, observe
 
-NAME, GREEDY = "sb3", "+greedy"
+NAME, GREEDY = "symbolic_ppo", "+greedy"
 
 
-class SB3Settings(SB3TrainingSettings):
+class SymbolicPPOSettings(SB3TrainingSettings):
     """How the policy is trained, and what it looks like."""
 
     network: Literal["mlp", "cnn"] = "mlp"
@@ -44,7 +44,7 @@ class SB3Settings(SB3TrainingSettings):
     """Width of the two hidden layers of policy and value."""
 
 
-class SB3Config(Settings):
+class SymbolicPPOConfig(Settings):
     """A policy on the state and the goal's sentence embedding, trained by stable-baselines3."""
 
     environment: str = "envs:BabyAIText-v0"
@@ -57,16 +57,16 @@ class SB3Config(Settings):
     """Processes for judging. No number depends on it."""
     encoder: str = DEFAULT_ENCODER
     """Text encoder whose sentence embedding stands for the goal."""
-    sb3: SB3Settings = SB3Settings()
+    ppo: SymbolicPPOSettings = SymbolicPPOSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
 
-class SB3Recipe(Recipe):
+class SymbolicPPORecipe(Recipe):
     """PPO on state and goal embedding: what language models are to be compared with."""
 
-    Config = SB3Config
+    Config = SymbolicPPOConfig
 
-    def run(self, config: SB3Config, run: Run) -> None:
+    def run(self, config: SymbolicPPOConfig, run: Run) -> None:
         """Train in rounds, then judge.
 
         Raises:
@@ -76,16 +76,16 @@ class SB3Recipe(Recipe):
         self._training(config, self._embeddings(config)).train(run)
         task = self.make_env(config).task
         panels = make_panels(task, self.columns(config), config.evaluation.num_episodes, config.evaluation.panel_seed)
-        judge(run, self, panels, config.num_workers)
+        evaluate_agents(run, self, panels, config.num_workers)
 
-    def make_env(self, config: SB3Config) -> LanguageEnv:
+    def make_env(self, config: SymbolicPPOConfig) -> LanguageEnv:
         return make_environment(config.environment, **config.options)
 
-    def columns(self, config: SB3Config) -> list[Column]:
-        return wording_columns(self.make_env(config).task)
+    def columns(self, config: SymbolicPPOConfig) -> list[Column]:
+        return phrasing_columns(self.make_env(config).task)
 
     def agent_names(self, run: Run) -> list[str]:
-        config = parse_config(SB3Config, run.config, str(run.folder))
+        config = parse_config(SymbolicPPOConfig, run.config, str(run.folder))
         has_expert = self.make_env(config).task.expert() is not None
         return ["random", *(["expert"] if has_expert else []), NAME, NAME + GREEDY]
 
@@ -95,7 +95,7 @@ class SB3Recipe(Recipe):
     def load_agent(self, run: Run, name: str) -> Agent:
         if name not in self.agent_names(run):
             raise UserError(unknown("agent", name, self.agent_names(run)))
-        config = parse_config(SB3Config, run.config, str(run.folder))
+        config = parse_config(SymbolicPPOConfig, run.config, str(run.folder))
         if name == "random":
             return RandomAgent()
         if name == "expert":
@@ -103,34 +103,34 @@ class SB3Recipe(Recipe):
         embeddings = self._embeddings(config)
         model = self._training(config, embeddings).model
         load_weights(model.policy, run, NAME)
-        return SB3Agent(model, embeddings, deterministic=name.endswith(GREEDY))
+        return SymbolicAgent(model, embeddings, deterministic=name.endswith(GREEDY))
 
-    def _embeddings(self, config: SB3Config) -> SentenceEmbeddings:
-        return SentenceEmbeddings(GoalEncoder.load(config.encoder))
+    def _embeddings(self, config: SymbolicPPOConfig) -> SentenceEmbeddings:
+        return SentenceEmbeddings(TextEncoder.load(config.encoder))
 
-    def _training(self, config: SB3Config, embeddings: SentenceEmbeddings) -> Training:
+    def _training(self, config: SymbolicPPOConfig, embeddings: SentenceEmbeddings) -> Training:
         def make_env(seed: int) -> gymnasium.Env:
             return GoalObservation(self.make_env(config), embeddings, seed)
 
         space = self.make_env(config).action_space
         if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
             raise UserError(f"{config.environment} has actions {space}, which PPO of stable-baselines3 cannot take")
-        return Training(NAME, config.sb3, config.seed, make_env, "MlpPolicy", self._network(config))
+        return Training(NAME, config.ppo, config.seed, make_env, "MlpPolicy", self._network(config))
 
-    def _network(self, config: SB3Config) -> dict[str, Any]:
+    def _network(self, config: SymbolicPPOConfig) -> dict[str, Any]:
         """What the library's policy is told about its network."""
-        network: dict[str, Any] = {"net_arch": [config.sb3.hidden_size] * 2}
-        if config.sb3.network == "cnn":
+        network: dict[str, Any] = {"net_arch": [config.ppo.hidden_size] * 2}
+        if config.ppo.network == "cnn":
             grid = self.make_env(config).task.grid()
             if grid is None:
                 raise UserError(
-                    f"--sb3.network cnn needs a grid in the state, and {config.environment} says of none: use mlp"
+                    f"--ppo.network cnn needs a grid in the state, and {config.environment} says of none: use mlp"
                 )
             network |= {"features_extractor_class": GridFeatures, "features_extractor_kwargs": {"grid": grid}}
         return network
 
 
-class SB3Agent:
+class SymbolicAgent:
     """Acts by a policy of stable-baselines3."""
 
     def __init__(self, model: PPO, embeddings: SentenceEmbeddings, deterministic: bool) -> None:
@@ -139,22 +139,22 @@ class SB3Agent:
         self._space = model.action_space
 
     @torch.inference_mode()
-    def act(self, lanes: Sequence[Lane]) -> list[Decision]:
-        observations = np.stack([observe(lane.state, lane.instruction, self._embeddings) for lane in lanes])
+    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
+        observations = np.stack([observe(episode.state, episode.instruction, self._embeddings) for episode in episodes])
         distribution = self._policy.get_distribution(torch.from_numpy(observations))
         if self._deterministic:
-            return [Decision(self._action(row)) for row in distribution.mode().numpy()]
-        return [Decision(self._action(row)) for row in self._sample(distribution, lanes)]
+            return [ActionOutput(self._action(row)) for row in distribution.mode().numpy()]
+        return [ActionOutput(self._action(row)) for row in self._sample(distribution, episodes)]
 
-    def _sample(self, distribution: Any, lanes: Sequence[Lane]) -> list[np.ndarray]:
+    def _sample(self, distribution: Any, episodes: Sequence[RunningEpisode]) -> list[np.ndarray]:
         """Drawn by each lane's own randomness, so that an episode does not depend on those beside it."""
         if isinstance(self._space, spaces.Discrete):
             cumulative = distribution.distribution.probs.double().cumsum(-1).numpy()
-            draws = [lane.rng.random() * row[-1] for lane, row in zip(lanes, cumulative, strict=True)]
+            draws = [episode.rng.random() * row[-1] for episode, row in zip(episodes, cumulative, strict=True)]
             return [np.array((row <= draw).sum()) for row, draw in zip(cumulative, draws, strict=True)]
         if isinstance(self._space, spaces.Box):
             mean, std = distribution.distribution.mean.numpy(), distribution.distribution.stddev.numpy()
-            noise = [lane.rng.standard_normal(mean.shape[1]) for lane in lanes]
+            noise = [episode.rng.standard_normal(mean.shape[1]) for episode in episodes]
             return [m + s * n for m, s, n in zip(mean, std, noise, strict=True)]
         return list(distribution.sample().numpy())
 

@@ -215,7 +215,7 @@ class Arrange(Judge):
 
 
 @lru_cache(maxsize=4096)
-def find_judge(goal_id: str) -> Judge:
+def find_predicate(goal_id: str) -> Judge:
     """The judge of a goal."""
     family, *names = goal_id.split("/")
     if family == "wall":
