@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from kalm.cases import training_specs
-from llm_agents.rollouts.cases import EpisodeSpec
 from torch import Tensor
 
 from benchmarks.harness import Comparison
@@ -22,9 +20,11 @@ from kalm.action_space import DiscreteActions
 from kalm.dynamics import LMDynamics
 from kalm.generation import GenerationSettings, generate
 from kalm.judging import start_states
-from kalm.trajectory_lm import Scale, TrajectoryLM
+from kalm.specs import training_specs
+from kalm.trajectory_lm import StateNormalizer, TrajectoryLM
 from llm_agents.models.loading import load_language_model
 from llm_agents.models.padding import concatenate
+from llm_agents.rollouts.specs import EpisodeSpec
 
 NUM_ROLLOUTS = 64
 
@@ -66,7 +66,9 @@ def make_model(states: np.ndarray) -> TrajectoryLM:
     """The tiny model with adapters for CLEVR-Robot, scaled to these states (N, 10)."""
     torch.manual_seed(0)
     measured = torch.from_numpy(states)
-    return TrajectoryLM(load_language_model("tiny"), DiscreteActions(NUM_ACTIONS), Scale.of(measured, measured.flip(0)))
+    return TrajectoryLM(
+        load_language_model("tiny"), DiscreteActions(NUM_ACTIONS), StateNormalizer.of(measured, measured.flip(0))
+    )
 
 
 @torch.inference_mode()

@@ -13,7 +13,6 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from kalm.cases import training_specs
 
 from benchmarks.harness import Comparison, Skipped
 from envs.clevr_robot import make
@@ -22,8 +21,9 @@ from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
 from kalm.action_space import DiscreteActions
 from kalm.offline import ALGORITHMS, OfflineData, PolicySettings
+from kalm.specs import training_specs
 from kalm.trajectories import Trajectories, Transitions
-from kalm.trajectory_lm import Scale
+from kalm.trajectory_lm import StateNormalizer
 from llm_agents.agents.scripted import ExpertAgent
 from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.rollouts.rollout import rollout
@@ -63,7 +63,7 @@ def our_fit(
     """A function that trains for `NUM_STEPS` more steps."""
     real = Trajectories.of(episodes)
     transitions = Transitions.of(real)
-    scale = Scale.of(transitions.states, transitions.next_states)
+    scale = StateNormalizer.of(transitions.states, transitions.next_states)
     data = OfflineData(encoder, real, None, 0.0, settings.batch_size, seed=0)
     algorithm = ALGORITHMS[settings.algorithm](encoder.dim, scale, DiscreteActions(NUM_ACTIONS), settings)
     run = Run.create(folder, "benchmark", {})

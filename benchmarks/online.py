@@ -24,7 +24,7 @@ from llm_agents.models.language_model import LanguageModel
 from llm_agents.recipes.base import LLMAgentConfig, WarmStartStages
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
 from llm_agents.recipes.ppo import PPOConfig, PPOLearner
-from llm_agents.rollouts.rollout import RunningEpisode
+from llm_agents.rollouts.observation import AgentObservation, PastStep
 from llm_agents.runtime.run import Run
 from llm_agents.training.online import Learner, OnlineSettings, draw_rollouts, play, update
 
@@ -88,13 +88,10 @@ class PlainLoop:
         torch.manual_seed(0)
         self._lm: LanguageModel = warm_start_stages.new_model()
         self._tokenizer = self._lm.tokenizer
-        self._context_builder, self._renderer = (
-            config.prompts.context_builder(),
-            PromptRenderer(self._lm, config.prompts),
-        )
+        self._renderer = PromptRenderer(self._lm, config.prompts)
         self._optimizer = torch.optim.AdamW(self._lm.parameters(), lr=1e-4)
         self._env, self._seeds = warm_start_stages.make_env(), count()
-        self._lane = self._reset()
+        self._observation = self._reset()
 
     def score(self) -> float:
         """Score each admissible action by itself, and learn by the clipped loss of PPO."""
@@ -132,8 +129,7 @@ class PlainLoop:
         return self._learn([lambda p=p: loss(*p) for p in played])
 
     def _prompt(self) -> tuple[str, tuple[str, ...]]:
-        moment = self._context_builder.of_running(self._lane)
-        return "".join(self._renderer.lines(moment)), moment.actions
+        return "".join(self._renderer.lines(self._observation)), self._observation.actions
 
     def _score(self, prompt: str, actions: tuple[str, ...]) -> Tensor:
         begin = self._tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
@@ -149,20 +145,19 @@ class PlainLoop:
         return log_probs.gather(1, token_ids[0, begin:, None])[:, 0]
 
     def _step(self, text: str) -> float:
-        action = self._env.task.parse_action(text)
-        self._lane.actions.append(action)
-        observation, _, terminated, truncated, _ = self._env.step(action)
-        self._lane.states.append(self._env.state)
-        self._lane.text = observation["text"]
-        if terminated or truncated:
-            self._lane = self._reset()
-        return float(np.random.default_rng(len(self._lane.actions)).random())
+        before = self._observation
+        observation, _, terminated, truncated, _ = self._env.step(self._env.task.parse_action(text))
+        past = (*before.past, PastStep(before.text, before.actions, text))
+        self._observation = self._observe(observation, past) if not (terminated or truncated) else self._reset()
+        return float(np.random.default_rng(len(past)).random())
 
-    def _reset(self) -> RunningEpisode:
-        seed = next(self._seeds)
-        observation, _ = self._env.reset(seed=seed)
-        case = draw_rollouts(self._env.task, OnlineSettings(num_groups=1), 0, seed).cases[0]
-        return RunningEpisode(self._env, 0, case, observation["text"], np.random.default_rng(seed), [self._env.state])
+    def _reset(self) -> AgentObservation:
+        observation, _ = self._env.reset(seed=next(self._seeds))
+        return self._observe(observation, ())
+
+    def _observe(self, observation: dict, past: tuple[PastStep, ...]) -> AgentObservation:
+        actions = tuple(self._env.task.action_texts(observation["state"]))
+        return AgentObservation(observation["goal"], observation["text"], actions, past)
 
     def _learn(self, losses: list[Callable[[], Tensor]]) -> float:
         for _ in range(NUM_EPOCHS):

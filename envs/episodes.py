@@ -70,6 +70,8 @@ class Episode:
         source: whether the environment or a model made the states.
         seed: what ``env.reset`` was given (for an imagined episode, where its start state came from).
         turns: for LLM agents, one a step.
+        last_value: the return that an agent expected from the last state, where the episode was truncated and the
+            agent knows values.
     """
 
     goal_id: str
@@ -85,6 +87,7 @@ class Episode:
     source: Source
     seed: int
     turns: tuple[Turn, ...] = field(default=())
+    last_value: float | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.actions)
@@ -307,6 +310,7 @@ _SCHEMA = pa.schema(
         ("success", pa.bool_()),
         ("source", pa.string()),
         ("seed", pa.int64()),
+        ("last_value", pa.float32()),
         ("turns", pa.list_(_TURN)),
     ]
 )

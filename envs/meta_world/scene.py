@@ -144,14 +144,12 @@ class Scene:
             state[BASE] = self.model.body_pos[self._base]
         return state
 
-    def save(self) -> AgentObservation:
+    def save(self) -> SavedScene:
         physics = np.empty_like(self._rest)
         mujoco.mj_getState(self.model, self.data, physics, _FULL)
-        return AgentObservation(
-            physics, self.model.body_pos.copy(), self.model.site_pos.copy(), vars(self.native).copy()
-        )
+        return SavedScene(physics, self.model.body_pos.copy(), self.model.site_pos.copy(), vars(self.native).copy())
 
-    def load(self, moment: AgentObservation) -> None:
+    def load(self, moment: SavedScene) -> None:
         mujoco.mj_setState(self.model, self.data, moment.physics, _FULL)
         self.model.body_pos[:] = moment.body_positions
         self.model.site_pos[:] = moment.site_positions
@@ -159,7 +157,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class AgentObservation:
+class SavedScene:
     """All that a scene needs to go on from: what the simulator, the model and the library's object remember."""
 
     physics: NDArray
@@ -178,7 +176,7 @@ class Play:
 
     def __init__(self, task: str, rng: np.random.Generator) -> None:
         self.scene = scene(task)
-        self._aside: AgentObservation | None = None
+        self._aside: SavedScene | None = None
         self._take_over()
         self.scene.reset(self.scene.draw(rng))
         self.state = self.scene.observe()

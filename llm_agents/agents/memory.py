@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch.nn import functional as F
 
+from envs.episodes import Episode
 from llm_agents.models.text_encoder import TextEncoder
+from llm_agents.rollouts.observation import ActionWords
 from llm_agents.runtime.config import Settings
+from llm_agents.runtime.errors import UserError
 
 MAX_SHOWN_ACTIONS = 8
 
@@ -99,6 +102,19 @@ class TextualMemory:
         similarity = self._similarity(goal, [experience.goal for experience in experiences])
         order = np.argsort(-similarity, kind="stable")[: self._settings.num_retrieved]
         return [in_words(experiences[i]) for i in order if similarity[i] >= self._settings.min_similarity]
+
+
+def experience_of(episode: Episode, words: ActionWords) -> Experience:
+    """Return what is remembered of an episode.
+
+    Raises:
+        UserError: its actions have no words.
+    """
+    steps = zip(episode.states[:-1], episode.actions, strict=True)
+    actions = [words.name(words.admissible(state), action) for state, action in steps]
+    if None in actions:
+        raise UserError("an episode whose actions have no words cannot be remembered: set memory to null")
+    return Experience(episode.instruction, tuple(map(str, actions)), episode.success)
 
 
 def restored(
