@@ -1,6 +1,6 @@
-"""Action texts scored packed, all of a prompt in one forward: against one forward an action, and a prefix cache.
+"""Action texts scored packed, all of a prompt in one forward, against one forward per action and a prefix cache.
 
-A prompt is GLAM's for BabyAI with two past steps. Both sides score 8 prompts at once, and to the same numbers.
+A prompt is GLAM's for BabyAI with two past steps. Both sides score 8 prompts at once, with the same results.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Score = Callable[[], Tensor]
 
 
 def comparisons() -> Iterator[Comparison]:
-    """Six actions of BabyAI and forty of CLEVR-Robot, scored by the tiny model, read only and with gradients."""
+    """Compare scoring six actions of BabyAI and forty of CLEVR-Robot by the tiny model, with and without gradients."""
     for actions in (MOVES, PUSHES):
         lm, prompts = _prepare(actions)
         packed, cached = (
@@ -50,7 +50,7 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def score_one_by_one(lm: LanguageModel, prompts: Sequence[list[int]], actions: Sequence[list[int]]) -> Tensor:
-    """The same scores (B, A) by the model's own forward, one for each action of all prompts, as one writes it first."""
+    """Return the same scores (B, A) by the model's own forward, one per action for all prompts: the obvious way."""
     scores = []
     for action in actions:
         token_ids, mask = lm.pad([prompt + action for prompt in prompts])
@@ -68,7 +68,7 @@ def _score(scorer: ActionScorer, prompts: Sequence[list[int]], actions: Sequence
 
 
 def _prepare(actions: Sequence[str]) -> tuple[LanguageModel, list[list[int]]]:
-    """The tiny model with a vocabulary in which these words are tokens, and eight prompts."""
+    """Return the tiny model, with a vocabulary in which these words are tokens, and eight prompts."""
     moments = [
         AgentObservation(
             f"go to the red ball {n}", SEEN.format(n, 3), tuple(actions), (Past(SEEN.format(2, n), actions[0]),) * 2
@@ -78,7 +78,7 @@ def _prepare(actions: Sequence[str]) -> tuple[LanguageModel, list[list[int]]]:
     prompts = PromptSettings(num_past_actions=2, num_past_observations=2, list_actions=len(actions) < 10)
     torch.manual_seed(0)
     settings = LanguageModelSettings(text_input="words", vocab_size=1024)
-    # The lines do not depend on the vocabulary, so a first model can say from which texts the second learns its own.
+    # The lines do not depend on the vocabulary, so a first model can write the texts from which the second learns its.
     lines = PromptRenderer(LanguageModel.load(settings), prompts).lines
     lm = LanguageModel.load(settings, corpus=[*(line for m in moments for line in lines(m)), *actions] * 2).eval()
     return lm, PromptRenderer(lm, prompts).prompts(moments, 16)
