@@ -1,6 +1,6 @@
-"""Imagined rollouts of the tiny model, against reading everything again at each step and each action by itself.
+"""Imagined rollouts of the tiny model, against rereading everything at each step and each action by itself.
 
-The weights are untrained: what is imagined is nonsense, and takes as long as sense would. Both sides imagine the same.
+The weights are untrained: what is imagined is nonsense, but takes as long as sense would. Both sides imagine the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NUM_ROLLOUTS = 64
 
 
 def comparisons() -> Iterator[Comparison]:
-    """Greedy rollouts of 12 steps, and one look at the outcome of each of 40 actions."""
+    """Compare greedy rollouts of 12 steps, and one look at the outcome of each of 40 actions."""
     task = ClevrRobotTask()
     cases = training_specs(task, "gate", NUM_ROLLOUTS, seed=0)
     starts = start_states(make, cases)
@@ -63,7 +63,7 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def make_model(states: np.ndarray) -> TrajectoryLM:
-    """The tiny model with adapters for CLEVR-Robot, scaled to these states (N, 10)."""
+    """Make the tiny model with adapters for CLEVR-Robot, scaled to these states (N, 10)."""
     torch.manual_seed(0)
     measured = torch.from_numpy(states)
     return TrajectoryLM(
@@ -75,7 +75,7 @@ def make_model(states: np.ndarray) -> TrajectoryLM:
 def read_again_at_each_step(
     model: TrajectoryLM, cases: Sequence[EpisodeSpec], starts: Tensor, num_steps: int
 ) -> Tensor:
-    """What `generate` does greedily, without a cache: each position asks for all positions before it. (N, T + 1, D)"""
+    """Do what `generate` does greedily, without a cache: each position reads all positions before it. (N, T + 1, D)"""
     count = len(cases)
     texts = model.lm.embed_texts([case.instruction for case in cases])
     prompt, mask, _ = concatenate([model.marker("goal", count), texts, model.marker("rollout", count)])
@@ -89,7 +89,7 @@ def read_again_at_each_step(
 
 
 def _last(model: TrajectoryLM, prompt: Tensor, mask: Tensor, trajectory: list[Tensor]) -> Tensor:
-    """The hidden state (N, H) after the prompt and the trajectory so far."""
+    """Return the hidden state (N, H) after the prompt and the trajectory so far."""
     so_far = torch.stack(trajectory, 1)
     real = torch.ones(so_far.shape[:2], dtype=torch.bool)
     return model.read([(prompt, mask), (so_far, real)])[-1][:, -1]

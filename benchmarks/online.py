@@ -1,8 +1,8 @@
-"""Training an LLM agent on reward, end to end: acting and learning, against the loop that one writes first.
+"""Training an LLM agent on reward, end to end: acting and learning, against the obvious plain loop.
 
 Both sides play BabyAI-GoToLocal with the same small model and prompts and take two epochs over what they played. The
-plain loop plays one environment, turns the prompt into tokens anew, scores each action in a forward of its own or calls
-`generate`, and learns decision by decision. It has no value head. Rewards are random: an untrained agent has none.
+plain loop plays one environment, tokenizes the prompt anew, scores each action in its own forward or calls `generate`,
+and learns decision by decision. It has no value head. Rewards are random: an untrained agent has none.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_NEW_TOKENS = 4
 
 
 def comparisons() -> Iterator[Comparison]:
-    """An agent that scores action texts, and one that writes them."""
+    """Compare an agent that scores action texts, and one that writes them."""
     with tempfile.TemporaryDirectory() as folder:
         yield from _comparisons(Path(folder) / "run")
 
@@ -64,7 +64,7 @@ def _comparisons(folder: Path) -> Iterator[Comparison]:
 
 
 def _training(learner: Learner, settings: OnlineSettings, warm_start_stages: WarmStartStages) -> Callable[[], float]:
-    """An iteration as `train_online` does it."""
+    """Return a function that runs one iteration as `train_online` does."""
     parameters = list(learner.module.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
     numbers = count()
@@ -140,7 +140,7 @@ class PlainLoop:
         return torch.stack(scores)
 
     def _log_probs(self, token_ids: Tensor, begin: int) -> Tensor:
-        """Of the tokens from a place on."""
+        """Return the log-probabilities of the tokens from ``begin`` on."""
         log_probs = self._lm.model(input_ids=token_ids).logits[0, begin - 1 : -1].log_softmax(-1)
         return log_probs.gather(1, token_ids[0, begin:, None])[:, 0]
 
