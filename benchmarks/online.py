@@ -27,6 +27,7 @@ from llm_agents.recipes.ppo import PPOConfig, PPOLearner
 from llm_agents.rollouts.observation import AgentObservation, PastStep
 from llm_agents.runtime.run import Run
 from llm_agents.training.online import Learner, OnlineSettings, draw_rollouts, play, update
+from llm_agents.training.optimization import Optimization
 
 COMMON = {
     "options": {"level": "BabyAI-GoToLocal-v0"},
@@ -49,9 +50,7 @@ def _comparisons(folder: Path) -> Iterator[Comparison]:
     ppo = PPOConfig.model_validate({**COMMON, "scorer": {"normalisation": "sum"}, "ppo": ROUND})
     warm_start_stages = WarmStartStages(ppo, Run.create(folder, "benchmark", {}))
     torch.manual_seed(0)
-    learner = PPOLearner(
-        ActionScorer(warm_start_stages.new_model(), ScorerSettings(normalisation="sum")), ppo, warm_start_stages.task
-    )
+    learner = PPOLearner(ActionScorer(warm_start_stages.new_model(), ScorerSettings(normalisation="sum")), ppo)
     ours = _training(learner, ppo.ppo, warm_start_stages)
     theirs = PlainLoop(warm_start_stages, ppo).score
     yield Comparison("PPO over action texts", "decisions", "a loop with one forward an action", ours, theirs)
@@ -65,17 +64,18 @@ def _comparisons(folder: Path) -> Iterator[Comparison]:
 
 def _training(learner: Learner, settings: OnlineSettings, warm_start_stages: WarmStartStages) -> Callable[[], float]:
     """Return a function that runs one iteration as `train_online` does."""
-    parameters = list(learner.module.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
-    numbers = count()
+    groups, run = learner.parameter_groups(), warm_start_stages.run
+    optimization = Optimization(learner.module, groups, run, "benchmark", settings.weight_decay, settings.max_grad_norm)
 
     def iterate() -> float:
-        number = next(numbers)
+        number = optimization.step
         rollouts = draw_rollouts(warm_start_stages.task, settings, 0, number)
         episodes = play(learner.agent, warm_start_stages.make_env, rollouts, settings.num_envs)
         rng = np.random.default_rng(number)
         rewarded = [dataclasses.replace(e, rewards=rng.random(len(e)).astype(np.float32)) for e in episodes]
-        update(learner.losses(rewarded, rollouts.groups, number), parameters, optimizer, settings, 0, number)
+        batch, _ = learner.make_batch(rewarded, rollouts.groups, number)
+        update(learner, batch, optimization, settings, seed=0)
+        optimization.step += 1
         return float(sum(map(len, episodes)))
 
     return iterate

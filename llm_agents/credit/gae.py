@@ -1,94 +1,112 @@
-"""Credit through time: returns and generalized advantage estimation."""
+"""Credit through time: returns and generalized advantage estimation.
+
+Episodes stand one after the other in tensors (M,), one entry a step; ``ends`` says where each ends. Nothing is padded.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from llm_agents.runtime.checks import require_finite_tensor, require_shape
+from llm_agents.runtime.checks import require_finite, require_shape
 
 
 def discounted_returns(rewards: Tensor, ends: Tensor, discount: float) -> Tensor:
-    """Sum the discounted rewards from each step to the end of its episode, (T, N).
+    """Sum the discounted rewards from each step to the end of its episode, (M,).
 
     ``R_t = r_t + discount * (1 - end_t) * R_{t+1}``
 
-    Nothing is added for what lies beyond the last step; if that counts, use `gae`.
+    Nothing is added for what lies beyond the last step; where that counts, use `gae`.
+
+    >>> discounted_returns(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([False, True, True]), 0.5)
+    tensor([0.5000, 1.0000, 2.0000])
 
     Args:
-        rewards: (T, N). Padding after the end of an episode must be zero, or cut off by ``ends``.
-        ends: (T, N) booleans, true at the last step of an episode.
+        rewards: (M,).
+        ends: (M,) booleans, true at the last step of each episode.
         discount: in [0, 1].
 
     Raises:
         UserError: a reward is not finite.
+        ValueError: the shapes differ, or the last step does not end an episode.
     """
-    require_finite_tensor("reward", rewards)
+    require_finite(rewards, "reward")
     require_shape("ends", ends, rewards.shape)
     return _accumulate(rewards, ends, discount)
 
 
 def gae(
-    rewards: Tensor,
-    values: Tensor,
-    next_values: Tensor,
-    terminated: Tensor,
-    truncated: Tensor,
-    discount: float,
-    gae_lambda: float,
+    rewards: Tensor, values: Tensor, last_values: Tensor, ends: Tensor, discount: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
-    """Estimate generalized advantages (Schulman et al., ICLR 2016, equation 16).
+    """Estimate advantages by generalized advantage estimation (Schulman et al., ICLR 2016, equation 16).
 
-    ``delta_t = r_t + discount * (1 - terminated_t) * V(s_{t+1}) - V(s_t)``
+    ``delta_t = r_t + discount * V(s_{t+1}) - V(s_t)``
 
-    ``A_t = delta_t + discount * gae_lambda * (1 - terminated_t) * (1 - truncated_t) * A_{t+1}``
+    ``A_t = delta_t + discount * gae_lambda * (1 - end_t) * A_{t+1}``
 
-    After termination nothing has value. A truncated episode would have gone on: the value of its last state counts,
-    but nothing of the next episode in its column.
+    A terminated episode is worth nothing any more, so the value of its last state is zero. A truncated one would have
+    gone on: the value of its last state counts.
 
     Args:
-        rewards: (T, N), each column holding the steps of one episode after another.
-        values: (T, N), the value of the state in which each action was taken.
-        next_values: (T, N), the value of the state that it led to, before the next episode starts: ``values`` one step
-            later where the episode goes on, the value of the last state where it ends or the column is cut off.
-        terminated, truncated: (T, N) booleans, true at the last step of an episode.
+        rewards: (M,).
+        values: (M,), the value of the state in which each action was taken.
+        last_values: (N,), for each episode the value of the state in which it ended: zero if it terminated.
+        ends: (M,) booleans, true at the last step of each of the N episodes.
         discount, gae_lambda: in [0, 1].
 
     Returns:
-        The advantages, and the returns ``A_t + V(s_t)`` towards which a value head is trained, both (T, N).
+        The advantages, and the returns ``A_t + V(s_t)`` towards which a value head is trained, both (M,).
 
     Raises:
         UserError: a reward or a value is not finite.
+        ValueError: the shapes do not fit, or the last step does not end an episode.
     """
-    for name, tensor in (("reward", rewards), ("value", values), ("next value", next_values)):
-        require_finite_tensor(name, tensor)
-    for name, tensor in (
-        ("values", values),
-        ("next_values", next_values),
-        ("terminated", terminated),
-        ("truncated", truncated),
-    ):
-        require_shape(name, tensor, rewards.shape)
-    deltas = rewards + discount * next_values * ~terminated - values
-    advantages = _accumulate(deltas, terminated | truncated, discount * gae_lambda)
+    for name, tensor in (("reward", rewards), ("value", values), ("last value", last_values)):
+        require_finite(tensor, name)
+    require_shape("values", values, rewards.shape)
+    require_shape("ends", ends, rewards.shape)
+    require_shape("last_values", last_values, torch.Size([int(ends.sum())]))
+    next_values = torch.cat([values[1:], values[:1]])
+    next_values[ends] = last_values.to(next_values)
+    advantages = _accumulate(rewards + discount * next_values - values, ends, discount * gae_lambda)
     return advantages, advantages + values
 
 
-def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Scale advantages to mean zero and variance one over the mask, and zero outside it. Any shape.
+def whiten(advantages: Tensor) -> Tensor:
+    """Give advantages mean zero and variance one. Any shape.
 
     ``(A - mean(A)) / sqrt(var(A) + 1e-8)``, the variance with Bessel's correction. A single advantage becomes zero.
     """
-    chosen = advantages[mask]
-    variance = chosen.var() if len(chosen) > 1 else chosen.new_zeros(())
-    return torch.where(mask, (advantages - chosen.mean()) * (variance + 1e-8).rsqrt(), 0.0)
+    variance = advantages.var() if advantages.numel() > 1 else advantages.new_zeros(())
+    return (advantages - advantages.mean()) * (variance + 1e-8).rsqrt()
+
+
+def ends_of(lengths: Sequence[int]) -> Tensor:
+    """Mark the last step of each episode, (M,) bool, from how many steps each has."""
+    ends = torch.zeros(sum(lengths), dtype=torch.bool)
+    ends[torch.tensor(lengths).cumsum(0) - 1] = True
+    return ends
+
+
+def episode_index(ends: Tensor) -> Tensor:
+    """Return the number of the episode that each step belongs to, (M,), from where episodes end."""
+    return ends.long().cumsum(0) - ends.long()
 
 
 def _accumulate(amounts: Tensor, ends: Tensor, decay: float) -> Tensor:
-    """Return ``y_t = x_t + decay * (1 - end_t) * y_{t+1}``, for all columns at once."""
+    """``y_t = x_t + decay * (1 - end_t) * y_{t+1}``, in as many operations as the longest episode has steps."""
+    if not len(ends) or not ends[-1]:
+        raise ValueError("the last step must end an episode")
+    last = ends.nonzero()[:, 0]
+    lengths = last.diff(prepend=last.new_tensor([-1]))
+    longest_first = lengths.argsort(descending=True)
+    last, lengths = last[longest_first], lengths[longest_first]
     total = torch.empty_like(amounts)
-    following = torch.zeros_like(amounts[0])
-    for step in reversed(range(len(amounts))):
-        following = amounts[step] + decay * following * ~ends[step]
-        total[step] = following
+    following = torch.zeros_like(amounts[: len(last)])
+    for distance in range(int(lengths[0])):
+        place = last[lengths > distance] - distance  # of the episodes that are so long
+        following = amounts[place] + decay * following[: len(place)]
+        total[place] = following
     return total

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from llm_agents.credit.gae import discounted_returns
-from llm_agents.runtime.checks import require_finite_tensor, require_shape
+from llm_agents.credit.gae import discounted_returns, episode_index
+from llm_agents.runtime.checks import require_finite, require_shape
 from llm_agents.runtime.errors import UserError
 
 AdvantageScaling = Literal["group", "batch", "none"]
@@ -93,7 +93,7 @@ def centre(advantages: Tensor, groups: Tensor) -> Tensor:
 
 def gigpo_advantages(
     rewards: Tensor,
-    mask: Tensor,
+    ends: Tensor,
     states: Tensor,
     groups: Tensor,
     discount: float,
@@ -101,44 +101,45 @@ def gigpo_advantages(
     scale: AdvantageScaling = "group",
     group_size: int | None = None,
 ) -> GroupCredit:
-    """Compare episodes in their group and steps with others from the same state: GiGPO (Feng et al., NeurIPS 2025).
+    """Compare episodes in their group, and steps with others from the same state: GiGPO (Feng et al., NeurIPS 2025).
 
     ``A_{t,i} = A^E_i + step_weight * A^S_{t,i}``
 
-    ``A^E`` is `group_relative_advantages` of the undiscounted sums of rewards. ``A^S`` is the same for the discounted
+    ``A^E`` is `group_relative_advantages` of the undiscounted sums of rewards. ``A^S`` is the same of the discounted
     returns, among all steps of the group's episodes that were taken in the same state; a step whose state was met only
     once has none.
 
     Args:
-        rewards: (T, N).
-        mask: (T, N) booleans, true for steps, false for padding after the end of an episode.
-        states: (T, N) integers that are equal where states are; see `state_hash`.
+        rewards: (M,), the steps of N episodes one after the other.
+        ends: (M,) booleans, true at the last step of each episode.
+        states: (M,) integers that are equal where states are; see `state_hash`.
         groups: (N,) integers; see `group_relative_advantages`.
-        discount: for the returns by which steps are compared, in [0, 1]; the paper has 0.95.
+        discount: of the returns that steps are compared by, in [0, 1]; the paper has 0.95.
         step_weight: the paper's omega, 1.
         scale: of both advantages; ``batch`` takes the deviation over all episodes, or all steps.
         group_size: as in `group_relative_advantages`.
 
     Returns:
-        Advantages and ``informative`` of shape (T, N). A step counts as informative if its episode or its state is.
-        The metrics also have ``credit/shared_states``: the share of steps whose state was met more than once.
+        Advantages and ``informative`` of shape (M,). A step counts as informative if its episode or its state is. The
+        metrics have ``credit/shared_states`` too: the fraction of steps whose state was met more than once.
 
     Raises:
         UserError: as in `group_relative_advantages`.
+        ValueError: the shapes do not fit.
     """
-    require_shape("mask", mask, rewards.shape)
     require_shape("states", states, rewards.shape)
-    rewards = torch.where(mask, rewards, 0.0)
-    returns = discounted_returns(rewards, torch.zeros_like(mask), discount)[mask]
-    of_episodes = group_relative_advantages(rewards.sum(0), groups, scale, group_size)
-    places = torch.stack([groups.expand_as(states)[mask], states[mask]])
+    returns, owners = discounted_returns(rewards, ends, discount), episode_index(ends)
+    totals = rewards.new_zeros(len(groups)).index_add(0, owners, rewards)
+    of_episodes = group_relative_advantages(totals, groups, scale, group_size)
+    places = torch.stack([groups[owners], states])
     members = _Groups(torch.unique(places, dim=1, return_inverse=True)[1])
     of_steps = _relative(returns, members, scale)
-    advantages, informative = torch.zeros_like(rewards), torch.zeros_like(mask)
-    advantages[mask] = of_episodes.advantages.expand_as(rewards)[mask] + step_weight * of_steps.advantages
-    informative[mask] = of_episodes.informative.expand_as(mask)[mask] | of_steps.informative
     shared = (members.sizes[members.index] > 1).float().mean().item()
-    return GroupCredit(advantages, informative, of_episodes.metrics | {"credit/shared_states": shared})
+    return GroupCredit(
+        of_episodes.advantages[owners] + step_weight * of_steps.advantages,
+        of_episodes.informative[owners] | of_steps.informative,
+        of_episodes.metrics | {"credit/shared_states": shared},
+    )
 
 
 def state_hash(state: str | bytes) -> int:
@@ -181,7 +182,7 @@ class _Groups:
 
 
 def _validated(rewards: Tensor, ids: Tensor, group_size: int | None) -> _Groups:
-    require_finite_tensor("reward", rewards)
+    require_finite(rewards, "reward")
     require_shape("groups", ids, rewards.shape)
     if ids.is_floating_point():
         raise ValueError(f"groups must be integers, got {ids.dtype}")

@@ -7,7 +7,6 @@ whose names are the same everywhere:
 - ``loss/policy``, ``loss/value``, ``loss/reference_kl``: the parts of the loss, without their coefficients
 - ``policy/kl``: how far the policy has moved from the one that acted; ``policy/reference_kl``: from the reference
 - ``policy/entropy``, ``policy/clip_fraction``, ``policy/ratio_min``, ``policy/ratio_max``
-- ``policy/step_fraction``: how much of its step TRPO took
 - ``value/explained_variance``, ``value/clip_fraction``
 """
 
@@ -16,7 +15,6 @@ from llm_agents.losses.policy.kl import KlEstimator, kl_estimate, kl_loss
 from llm_agents.losses.policy.ppo import entropy, entropy_loss, explained_variance, policy_loss, value_loss
 from llm_agents.losses.policy.ratio import RatioLevel, importance_ratio, log_ratio
 from llm_agents.losses.policy.reinforce import reinforce_loss
-from llm_agents.losses.policy.trust_region import conjugate_gradient, natural_gradient_step, trpo_step
 from llm_agents.losses.tokens import Aggregation, token_weights
 
 __all__ = [
@@ -25,7 +23,6 @@ __all__ = [
     "KlEstimator",
     "RatioLevel",
     "Variant",
-    "conjugate_gradient",
     "entropy",
     "entropy_loss",
     "explained_variance",
@@ -34,10 +31,8 @@ __all__ = [
     "kl_estimate",
     "kl_loss",
     "log_ratio",
-    "natural_gradient_step",
     "policy_loss",
     "reinforce_loss",
     "token_weights",
-    "trpo_step",
     "value_loss",
 ]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from envs.episodes import Episode
 from llm_agents.agents.memory import TextualMemory
 from llm_agents.agents.text import TextAgent, TextAgentSettings
+from llm_agents.credit.gae import discounted_returns, ends_of
 from llm_agents.credit.groups import GroupCredit, centre, gigpo_advantages, state_hash
 from llm_agents.losses import VARIANTS, KlEstimator, grpo_loss, kl_loss, token_weights
 from llm_agents.models.language_model import LanguageModel
@@ -26,7 +28,8 @@ from llm_agents.recipes.base import LLMAgentConfig, LLMAgentRecipe, WarmStartSta
 from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.runtime.run import Run
 from llm_agents.training.checkpoints import load_weights
-from llm_agents.training.online import OnlineSettings, train_online, trained_parameters
+from llm_agents.training.online import LearningBatch, OnlineSettings, train_online
+from llm_agents.training.optimization import ParameterGroups, trained_parameters
 from llm_agents.training.sequences import TokenSequence, join_turns, sampled_log_probs, stack
 
 
@@ -93,6 +96,19 @@ class GRPORecipe(LLMAgentRecipe):
         return TextAgent(LocalSampler(lm), settings, config.prompts, warm_start_stages.memory(name))
 
 
+@dataclass(frozen=True)
+class Sequences(LearningBatch):
+    """Sequences of tokens, M of them, each with one advantage.
+
+    Attributes:
+        sequences: what was read and sampled.
+        advantages: of each sequence, (M,).
+    """
+
+    sequences: Sequence[TokenSequence]
+    advantages: Tensor
+
+
 class GRPOLearner:
     """Turns groups of episodes into the losses of the family."""
 
@@ -101,122 +117,85 @@ class GRPOLearner:
         self.agent = TextAgent(LocalSampler(lm), config.text_agent, config.prompts, memory)
         self.memory = memory
         self._settings, self._temperature = config.grpo, config.text_agent.temperature
+        self._variant = VARIANTS[config.grpo.variant]
         self._max_tokens = config.text_agent.max_new_tokens
         self._reference = copy.deepcopy(lm).requires_grad_(False).eval() if config.grpo.kl_weight else None
+        self._is_untouched = True  # in the present iteration
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The language model."""
-        return [{"params": trained_parameters(self.module), "scale": 1.0}]
+    def parameter_groups(self) -> ParameterGroups:
+        """Return the parameters of the language model."""
+        return [{"params": trained_parameters(self.module)}]
 
-    def losses(self, episodes: Sequence[Episode], groups: Tensor, iteration: int) -> GRPOLosses:
-        """Credit within groups; sequences of groups in which all did equally well are left out."""
-        sequences, owners = [], []
-        for index, episode in enumerate(episodes):
-            found = join_turns(episode.turns)
-            sequences += found
-            owners += [index] * len(found)
-        credit, of_sequence = self._credit(episodes, groups, sequences, np.array(owners))
-        kept = np.flatnonzero(of_sequence[1].numpy())
-        advantages = centre(of_sequence[0][kept], groups[np.array(owners)[kept]])
-        return GRPOLosses(
-            self.module,
-            self._reference,
-            self._settings,
-            [sequences[i] for i in kept],
-            advantages,
-            credit.metrics,
-            self._temperature,
-            self._max_tokens,
-        )
-
-    def _credit(
-        self, episodes: Sequence[Episode], groups: Tensor, sequences: Sequence[TokenSequence], owners: np.ndarray
-    ) -> tuple[GroupCredit, tuple[Tensor, Tensor]]:
-        """The credit; and of each sequence its advantage and whether there is anything to learn from it."""
-        settings = self._settings
-        rewards = torch.nn.utils.rnn.pad_sequence([self._rewards(episode) for episode in episodes])  # (T, N)
-        if not settings.step_weight:
-            discounts = settings.discount ** torch.arange(len(rewards))
-            returns = (discounts[:, None] * rewards).sum(0)
-            credit = VARIANTS[settings.variant].advantages(returns, groups, group_size=settings.group_size)
-            return credit, (credit.advantages[owners], credit.informative[owners])
-        mask = torch.arange(len(rewards))[:, None] < torch.tensor([len(episode) for episode in episodes])
-        states = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor([state_hash(state.tobytes()) for state in episode.states[:-1]]) for episode in episodes]
-        )
-        scale = VARIANTS[settings.variant].step_scale
-        assert scale is not None  # the settings see to it
-        credit = gigpo_advantages(
-            rewards, mask, states, groups, settings.discount, settings.step_weight, scale, settings.group_size
-        )
-        steps = np.array([sequence.steps[0] for sequence in sequences])
-        return credit, (credit.advantages[steps, owners], credit.informative[steps, owners])
-
-    def _rewards(self, episode: Episode) -> Tensor:
-        invalid = torch.tensor([turn.invalid for turn in episode.turns])
-        return torch.tensor(episode.rewards) - self._settings.invalid_penalty * invalid
-
-
-class GRPOLosses:
-    """The losses of an iteration's sequences.
-
-    Args:
-        advantages: of each sequence, (M,).
-        max_tokens: the most that can be sampled at one step.
-    """
-
-    def __init__(
-        self,
-        lm: LanguageModel,
-        reference: LanguageModel | None,
-        settings: GRPOSettings,
-        sequences: Sequence[TokenSequence],
-        advantages: Tensor,
-        metrics: dict[str, float],
-        temperature: float,
-        max_tokens: int,
-    ) -> None:
-        self.metrics = metrics
-        self._lm, self._reference, self._settings = lm, reference, settings
-        self._sequences, self._advantages = sequences, advantages
-        self._temperature, self._max_tokens = temperature, max_tokens
-        self._lengths = np.array([len(sequence.token_ids) for sequence in sequences])
-        self._num_sampled = np.array([sequence.loss_mask.sum() for sequence in sequences])
+    def make_batch(
+        self, episodes: Sequence[Episode], groups: Tensor, iteration: int
+    ) -> tuple[Sequences, dict[str, float]]:
+        """Give credit within groups; sequences of groups in which all did equally well are left out."""
         self._is_untouched = True
-
-    def __len__(self) -> int:
-        return len(self._sequences)
-
-    def order(self, index: np.ndarray) -> np.ndarray:
-        return index[np.argsort(self._lengths[index], kind="stable")]
-
-    def loss(self, index: np.ndarray, batch: np.ndarray) -> tuple[Tensor, dict[str, float]]:
-        settings, variant = self._settings, VARIANTS[self._settings.variant]
-        sequences = [self._sequences[i] for i in index]
-        log_probs = sampled_log_probs(self._lm, sequences, self._temperature)
-        old_log_probs = stack([sequence.log_probs for sequence in sequences]).to(log_probs.device)
-        weights = self._weights(index, batch).to(log_probs.device)
-        advantages = self._advantages[index].to(log_probs.device)
-        loss, metrics = grpo_loss(
-            log_probs, old_log_probs, advantages, weights, variant.clip_low, variant.clip_high, variant.ratio_level
+        by_episode = [join_turns(episode.turns) for episode in episodes]
+        sequences = [sequence for found in by_episode for sequence in found]
+        owners = torch.arange(len(episodes)).repeat_interleave(torch.tensor([len(found) for found in by_episode]))
+        credit, of_sequence = self._credit(episodes, groups, sequences, owners)
+        kept = credit.informative[of_sequence].nonzero()[:, 0]
+        batch = Sequences(
+            lengths=torch.tensor([len(sequences[place].token_ids) for place in kept.tolist()]),
+            sequences=[sequences[place] for place in kept.tolist()],
+            advantages=centre(credit.advantages[of_sequence][kept], groups[owners[kept]]),
         )
-        metrics["policy/entropy"] = -log_probs.detach()[weights > 0].mean().item()  # of what was sampled
-        if self._is_untouched:
+        return batch, credit.metrics
+
+    def weights(self, batch: Sequences) -> Tensor:
+        """Return the weight of a token of each sequence; within a sequence all are equal."""
+        aggregation = self._variant.aggregation
+        lengths = torch.tensor([int(sequence.loss_mask.sum()) for sequence in batch.sequences])
+        sampled = torch.arange(int(lengths.max())) < lengths[:, None]
+        return token_weights(sampled, aggregation, self._max_tokens if aggregation == "constant" else None)[:, 0]
+
+    def loss(self, batch: Sequences, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
+        settings, variant = self._settings, self._variant
+        log_probs = sampled_log_probs(self.module, batch.sequences, self._temperature)
+        device = log_probs.device
+        old_log_probs = stack([sequence.log_probs for sequence in batch.sequences]).to(device)
+        mask = stack([sequence.loss_mask for sequence in batch.sequences])
+        of_tokens = (mask * weights[:, None]).to(device)
+        loss, metrics = grpo_loss(
+            log_probs,
+            old_log_probs,
+            batch.advantages.to(device),
+            of_tokens,
+            variant.clip_low,
+            variant.clip_high,
+            variant.ratio_level,
+        )
+        metrics["policy/entropy"] = -log_probs.detach()[of_tokens > 0].mean().item()  # of what was sampled
+        if self._is_untouched:  # nothing was learnt yet: what is trained must be what acted
             metrics["policy/train_rollout_log_prob_diff"] = (log_probs - old_log_probs).abs().max().item()
             self._is_untouched = False
         if self._reference is not None:
             with torch.no_grad():
-                reference = sampled_log_probs(self._reference, sequences, self._temperature)
-            of_kl, more = kl_loss(log_probs, reference, weights, settings.kl_estimator)
+                reference = sampled_log_probs(self._reference, batch.sequences, self._temperature)
+            of_kl, more = kl_loss(log_probs, reference, of_tokens, settings.kl_estimator)
             loss, metrics = loss + settings.kl_weight * of_kl, metrics | more
         return loss, metrics
 
-    def _weights(self, index: np.ndarray, batch: np.ndarray) -> Tensor:
-        """The weights of these sequences' tokens in the loss of the whole batch; within a sequence all are equal."""
-        aggregation = VARIANTS[self._settings.variant].aggregation
-        lengths = torch.from_numpy(self._num_sampled[batch])
-        loss_mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        of_batch = token_weights(loss_mask, aggregation, self._max_tokens if aggregation == "constant" else None)[:, 0]
-        places = {sequence: place for place, sequence in enumerate(batch.tolist())}
-        mask = stack([self._sequences[i].loss_mask for i in index])
-        return mask * of_batch[[places[i] for i in index.tolist()]][:, None]
+    def _credit(
+        self, episodes: Sequence[Episode], groups: Tensor, sequences: Sequence[TokenSequence], owners: Tensor
+    ) -> tuple[GroupCredit, Tensor]:
+        """The credit of episodes or of their steps, and which of its entries is that of each sequence."""
+        settings = self._settings
+        lengths = [len(episode) for episode in episodes]
+        ends, rewards = ends_of(lengths), torch.cat([self._rewards(episode) for episode in episodes])
+        begins = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)
+        if not settings.step_weight:
+            returns = discounted_returns(rewards, ends, settings.discount)[begins]
+            return self._variant.advantages(returns, groups, group_size=settings.group_size), owners
+        states = torch.tensor([state_hash(state.tobytes()) for episode in episodes for state in episode.states[:-1]])
+        scale = self._variant.step_scale
+        assert scale is not None  # the settings see to it
+        credit = gigpo_advantages(
+            rewards, ends, states, groups, settings.discount, settings.step_weight, scale, settings.group_size
+        )
+        return credit, begins[owners] + torch.tensor([int(sequence.steps[0]) for sequence in sequences])
+
+    def _rewards(self, episode: Episode) -> Tensor:
+        invalid = torch.tensor([turn.invalid for turn in episode.turns])
+        return torch.from_numpy(np.array(episode.rewards)) - self._settings.invalid_penalty * invalid

@@ -7,7 +7,7 @@ plays then depends on nothing that came before it, so that a stopped run goes on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,17 +15,18 @@ from pydantic import Field
 from torch import Tensor
 
 from envs.episodes import Episode, Turn
-from envs.language import LanguageTask
 from llm_agents.agents.memory import TextualMemory
 from llm_agents.agents.scoring import ScoringAgent
-from llm_agents.credit.gae import gae, whiten
-from llm_agents.losses import entropy, entropy_loss, explained_variance, policy_loss, token_weights, value_loss
+from llm_agents.credit.gae import ends_of, gae, whiten
+from llm_agents.losses import entropy, entropy_loss, explained_variance, token_weights, value_loss
+from llm_agents.losses.policy import ClippedLossSettings, PolicyLossChoice
 from llm_agents.models.action_scorer import ActionScorer
 from llm_agents.recipes.base import WarmStartStages
 from llm_agents.recipes.bc import ScoringConfig, ScoringRecipe
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
-from llm_agents.training.online import OnlineSettings, train_online, trained_parameters
+from llm_agents.training.online import LearningBatch, OnlineSettings, train_online
+from llm_agents.training.optimization import ParameterGroups, trained_parameters
 
 MIN_VARIANCE = 1e-4  # of returns that hardly differ
 
@@ -35,13 +36,13 @@ class PPOSettings(OnlineSettings):
 
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """Of generalized advantage estimation."""
-    clip_range: float = Field(0.2, gt=0)
-    """Probability ratios beyond 1 +- this are not rewarded."""
+    policy_loss: PolicyLossChoice = ClippedLossSettings()
+    """What improves the policy."""
     value_clip_range: float | None = Field(0.2, gt=0)
     """How far a value may move from the one that acted, in units of the return; null for as far as it likes."""
     value_weight: float = Field(0.5, ge=0)
     """Weight of the value loss, measured in variances of an iteration's returns: where these differ little, as a
-    success now and one ten steps later do, the value would else learn nothing beside the policy."""
+    success now and one ten steps later do, the value would otherwise learn next to nothing."""
     value_gradient: bool = True
     """Whether the value loss trains the language model, too, and not the value head alone. It unsettles a small model
     that already acts well (docs/lab_notes.md)."""
@@ -77,122 +78,99 @@ class PPORecipe(ScoringRecipe):
         """
         if not config.scorer.value_head:
             raise UserError("PPO needs a value head: leave scorer.value_head true")
-        learner = PPOLearner(
-            self.new_scorer(config, warm_start_stages), config, warm_start_stages.task, warm_start_stages.memory("ppo")
-        )
+        learner = PPOLearner(self.new_scorer(config, warm_start_stages), config, warm_start_stages.memory("ppo"))
         train_online(learner, config.ppo, warm_start_stages.make_env, warm_start_stages.task, run, "ppo", config.seed)
+
+
+@dataclass(frozen=True)
+class Decisions(LearningBatch):
+    """Choices among action texts, M of them.
+
+    Attributes:
+        turns: what was shown and chosen.
+        advantages, returns: of the choices, (M,).
+        values, log_probs: the value and the log-probability of the choice under the behaviour policy, (M,).
+        choices: the index of each choice among its candidates, (M,).
+    """
+
+    turns: Sequence[Turn]
+    advantages: Tensor
+    returns: Tensor
+    values: Tensor
+    log_probs: Tensor
+    choices: Tensor
 
 
 class PPOLearner:
     """Turns episodes into the losses of PPO."""
 
-    def __init__(
-        self, scorer: ActionScorer, config: PPOConfig, task: LanguageTask, memory: TextualMemory | None = None
-    ) -> None:
+    def __init__(self, scorer: ActionScorer, config: PPOConfig, memory: TextualMemory | None = None) -> None:
         self.module = scorer
         self.agent = ScoringAgent(scorer, config.prompts, memory=memory)
         self.memory = memory
-        self._settings, self._task = config.ppo, task
+        self._settings = config.ppo
+        self._value_weight = 0.0  # set for each iteration, as are the next two
+        self._learns_policy = False
+        self._is_untouched = True
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The language model, and the value head at a rate of its own."""
+    def parameter_groups(self) -> ParameterGroups:
+        """Return the parameters of the language model, and those of the value head with a learning rate of its own."""
         lm, value_head = self.module.lm, self.module.value_head
         assert value_head is not None  # the recipe sees to it
         return [
-            {"params": trained_parameters(lm), "scale": 1.0},
+            {"params": trained_parameters(lm)},
             {"params": trained_parameters(value_head), "scale": self._settings.value_learning_rate_scale},
         ]
 
-    def losses(self, episodes: Sequence[Episode], groups: Tensor, iteration: int) -> PPOLosses:
-        """Credit by GAE; a truncated episode would have gone on, with the value of its last state."""
+    def make_batch(
+        self, episodes: Sequence[Episode], groups: Tensor, iteration: int
+    ) -> tuple[Decisions, dict[str, float]]:
+        """Give credit by GAE; a truncated episode would have gone on, with the value of its last state."""
         settings = self._settings
-        lengths = torch.tensor([len(episode) for episode in episodes])
-        mask = torch.arange(int(lengths.max()))[:, None] < lengths  # (T, N)
-        rewards = _padded([torch.from_numpy(np.array(episode.rewards)) for episode in episodes])
-        values = _padded([torch.tensor([turn.value for turn in episode.turns]) for episode in episodes])
-        last = torch.arange(len(mask))[:, None] == lengths - 1
-        truncated = last & torch.tensor([episode.truncated for episode in episodes])
-        next_values = torch.cat([values[1:], torch.zeros_like(values[:1])])
-        last_values = [episode.last_value or 0.0 for episode in episodes]  # zero where nothing can follow
-        next_values[lengths - 1, torch.arange(len(episodes))] = torch.tensor(last_values)
-        advantages, returns = gae(
-            rewards, values, next_values, last & ~truncated, truncated, settings.discount, settings.gae_lambda
-        )
         turns = [turn for episode in episodes for turn in episode.turns]
-        in_turn = mask.T  # selects steps in the order of the turns
-        return PPOLosses(
-            self.module,
-            settings,
-            turns,
-            advantages=whiten(advantages, mask).T[in_turn],
-            returns=returns.T[in_turn],
-            values=values.T[in_turn],
-            value_only=iteration < settings.value_warmup,
+        values = torch.tensor([turn.value for turn in turns])
+        advantages, returns = gae(
+            rewards=torch.from_numpy(np.concatenate([episode.rewards for episode in episodes])),
+            values=values,
+            last_values=torch.tensor([episode.last_value or 0.0 for episode in episodes]),
+            ends=ends_of([len(episode) for episode in episodes]),
+            discount=settings.discount,
+            gae_lambda=settings.gae_lambda,
         )
-
-
-class PPOLosses:
-    """The losses of an iteration's decisions.
-
-    Args:
-        turns: the decisions, M of them.
-        advantages, returns, values: (M,).
-        value_only: leave the language model as it is.
-    """
-
-    def __init__(
-        self,
-        scorer: ActionScorer,
-        settings: PPOSettings,
-        turns: Sequence[Turn],
-        advantages: Tensor,
-        returns: Tensor,
-        values: Tensor,
-        value_only: bool,
-    ) -> None:
-        self.metrics = {"value/explained_variance": explained_variance(values, returns, torch.ones_like(values) > 0)}
-        self._is_untouched = True
-        self._scorer, self._settings, self._turns = scorer, settings, turns
-        self._advantages, self._returns, self._values = advantages, returns, values
-        self._value_only = value_only
         self._value_weight = settings.value_weight / max(returns.var(correction=0).item(), MIN_VARIANCE)
-        self._choices = torch.tensor([turn.choice for turn in turns])
-        self._log_probs = torch.tensor([turn.log_probs[0] for turn in turns])
-        self._lengths = np.array([len(turn.prompt_ids) for turn in turns])
+        self._learns_policy, self._is_untouched = iteration >= settings.value_warmup, True
+        batch = Decisions(
+            lengths=torch.tensor([len(turn.prompt_ids) for turn in turns]),
+            turns=turns,
+            advantages=whiten(advantages),
+            returns=returns,
+            values=values,
+            log_probs=torch.tensor([turn.log_probs[0] for turn in turns]),
+            choices=torch.tensor([turn.choice for turn in turns]),
+        )
+        return batch, {"value/explained_variance": explained_variance(values, returns, torch.ones_like(values) > 0)}
 
-    def __len__(self) -> int:
-        return len(self._turns)
+    def weights(self, batch: Decisions) -> Tensor:
+        return token_weights(torch.ones(len(batch), dtype=torch.bool), "token_mean")
 
-    def order(self, index: np.ndarray) -> np.ndarray:
-        return index[np.argsort(self._lengths[index], kind="stable")]
-
-    def loss(self, index: np.ndarray, batch: np.ndarray) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Decisions, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
         settings = self._settings
-        turns = [self._turns[i] for i in index]
-        scores = self._scorer(
-            [turn.prompt_ids for turn in turns],
-            [turn.candidates for turn in turns],
-            detach_value=self._value_only or not settings.value_gradient,
+        scores = self.module(
+            [turn.prompt_ids for turn in batch.turns],
+            [turn.candidates for turn in batch.turns],
+            detach_value=not (self._learns_policy and settings.value_gradient),
         )
         device = scores.logits.device
-        old_log_probs, advantages, returns, values, choices = (
-            tensor[index].to(device)
-            for tensor in (self._log_probs, self._advantages, self._returns, self._values, self._choices)
-        )
-        weights = token_weights(torch.ones(len(batch), dtype=torch.bool, device=device), "token_mean")[: len(index)]
+        weights, values, returns = weights.to(device), batch.values.to(device), batch.returns.to(device)
         loss, metrics = value_loss(scores.values, values, returns, weights, settings.value_clip_range)
         loss = self._value_weight * loss
-        if self._value_only:
+        if not self._learns_policy:
             return loss, metrics
-        log_probs = scores.logits.log_softmax(-1).gather(1, choices[:, None])[:, 0]
+        log_probs = scores.logits.log_softmax(-1).gather(1, batch.choices.to(device)[:, None])[:, 0]
+        old_log_probs = batch.log_probs.to(device)
         if self._is_untouched:  # nothing was learnt yet: what is trained must be what acted
             metrics["policy/train_rollout_log_prob_diff"] = (log_probs - old_log_probs).abs().max().item()
             self._is_untouched = False
-        of_policy, more = policy_loss(log_probs, old_log_probs, advantages, weights, settings.clip_range)
+        of_policy, more = settings.policy_loss.loss(log_probs, old_log_probs, batch.advantages.to(device), weights)
         of_entropy, most = entropy_loss(entropy(scores.logits), weights)
         return loss + of_policy + settings.entropy_weight * of_entropy, metrics | more | most
-
-
-def _padded(rows: Sequence[Tensor]) -> Tensor:
-    """Rows (L_i,) as columns of (T, N), zero behind their ends."""
-    return torch.nn.utils.rnn.pad_sequence(list(rows))

@@ -44,7 +44,7 @@ def watch_progress(title: str, run: Run, steps: dict[str, int]) -> Iterator[None
             advance(sum(steps.values()) - sum(done.values()) if not sys.exc_info()[0] else 0)
 
 
-def _ignore(n: int = 1, note: str = "") -> None:
+def ignore_progress(n: int = 1, note: str = "") -> None:
     """Advance no bar."""
 
 

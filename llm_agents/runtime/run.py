@@ -38,9 +38,6 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-from llm_agents.runtime.checks import require_finite
-
-__all__ = ["CorruptCheckpoint", "NotARun", "Run", "UserError", "require_finite", "write_atomically"]
 
 
 class NotARun(UserError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 import psutil
@@ -20,11 +20,10 @@ from llm_agents.rollouts.observation import ActionWords
 from llm_agents.rollouts.rollout import AnyAgent, iter_rollouts
 from llm_agents.rollouts.specs import EpisodeSpec, draw_goals
 from llm_agents.runtime.config import Settings
-from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.progress import progress_bar
 from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import start_seed, stream
-from llm_agents.training.checkpoints import load_training, save_training
+from llm_agents.training.optimization import Optimization, ParameterGroups
 
 SAVE_SECONDS = 20.0
 
@@ -54,7 +53,7 @@ class OnlineSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0)
     """At the first iteration."""
     final_lr_fraction: float = Field(0.1, ge=0, le=1)
-    """Share of it that is left at the last."""
+    """Fraction of it that is left at the last."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay."""
     max_grad_norm: float = Field(0.5, gt=0)
@@ -64,7 +63,7 @@ class OnlineSettings(Settings):
 
     @property
     def plan(self) -> str:
-        """What will be done, in the words of sizes."""
+        """Say what will be done."""
         return (
             f"{self.num_iterations} iterations of {self.num_groups * self.group_size} episodes, each {self.num_epochs} "
             f"epochs of {self.batch_size} decisions a step"
@@ -75,16 +74,39 @@ class OnlineSettings(Settings):
         return self.learning_rate * (1 - progress * (1 - self.final_lr_fraction))
 
 
-class Learner(Protocol):
-    """What learns from an agent's episodes."""
+@dataclass(frozen=True)
+class LearningBatch:
+    """Decisions or sequences to learn from, M of them.
+
+    Fields of a subclass are tensors (M, ...) or sequences of M entries.
+
+    Attributes:
+        lengths: how many tokens each has, (M,), so that those of like length can be computed together.
+    """
+
+    lengths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, index: Tensor) -> Self:
+        """Return those at an index (K,)."""
+        return replace(self, **{field.name: _take(getattr(self, field.name), index) for field in fields(self)})
+
+
+Batch = TypeVar("Batch", bound=LearningBatch)
+
+
+class Learner(Protocol[Batch]):
+    """Learns from an agent's episodes: what every method of training on reward must be."""
 
     @property
     def module(self) -> nn.Module:
         """What is trained."""
         ...
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained: ``params``, and ``scale``, with which the settings' learning rate is multiplied for them."""
+    def parameter_groups(self) -> ParameterGroups:
+        """Return what is trained; see `Optimization`."""
         ...
 
     @property
@@ -97,26 +119,20 @@ class Learner(Protocol):
         """What the agent recalls; filled after each iteration, and kept in the checkpoints."""
         ...
 
-    def losses(self, episodes: Sequence[Episode], groups: Tensor, iteration: int) -> Losses:
-        """What is to be minimised for these episodes, whose groups are (N,)."""
+    def make_batch(self, episodes: Sequence[Episode], groups: Tensor, iteration: int) -> tuple[Batch, dict[str, float]]:
+        """Give credit: turn an iteration's episodes, whose groups are (N,), into what is learnt from, with metrics."""
         ...
 
-
-class Losses(Protocol):
-    """The loss of an iteration's decisions, in parts of any size."""
-
-    metrics: dict[str, float]
-
-    def __len__(self) -> int:
-        """How many decisions there are."""
+    def weights(self, batch: Batch) -> Tensor:
+        """Return the weight of each of M decisions, or of each token of M sequences, in one optimizer step, (M,)."""
         ...
 
-    def order(self, index: np.ndarray) -> np.ndarray:
-        """These decisions (K,), those of like length side by side."""
-        ...
+    def loss(self, batch: Batch, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Compute the loss of a part of an optimizer step's batch, and metrics.
 
-    def loss(self, index: np.ndarray, batch: np.ndarray) -> tuple[Tensor, dict[str, float]]:
-        """The part of some decisions in the loss of a batch of decisions, of which they are some; and metrics."""
+        Args:
+            weights: of the part, taken from those of the whole batch: so the losses of its parts add up to its loss.
+        """
         ...
 
 
@@ -127,11 +143,6 @@ class Rollouts:
     specs: list[EpisodeSpec]
     groups: Tensor
     streams: list[int]
-
-
-def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Those that are not frozen."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def draw_rollouts(task: LanguageTask, settings: OnlineSettings, seed: int, iteration: int) -> Rollouts:
@@ -163,44 +174,29 @@ def train_online(
     Raises:
         UserError: a loss or a gradient is not finite.
     """
-    groups = learner.parameter_groups()
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    done = load_training(learner.module, optimizer, run, name)
-    run.rewind_metrics(name, done)
+    optimization = Optimization(
+        learner.module, learner.parameter_groups(), run, name, settings.weight_decay, settings.max_grad_norm
+    )
     num_steps = int(sum(line.get("rollout/steps", 0) for line in run.metrics() if line.get("stage") == name))
     learner.module.eval()  # without dropout: the policy that is trained is the one that acted
     words = ActionWords(task)
-    last_saved = time.monotonic()
-    with progress_bar(name, settings.num_iterations, done) as advance:
-        for iteration in range(done, settings.num_iterations):
-            began = time.monotonic()
+    with progress_bar(name, settings.num_iterations, optimization.step) as advance:
+        while optimization.step < settings.num_iterations:
+            iteration, began = optimization.step, time.monotonic()
             rollouts = draw_rollouts(task, settings, seed, iteration)
             episodes = play(learner.agent, make_env, rollouts, settings.num_envs)
             played = time.monotonic()
-            for group in optimizer.param_groups:
-                group["lr"] = group["scale"] * settings.learning_rate_at(iteration)
-            losses = learner.losses(episodes, rollouts.groups, iteration)
-            metrics = rollout_metrics(episodes) | update(losses, parameters, optimizer, settings, seed, iteration)
-            metrics |= losses.metrics
+            batch, metrics = learner.make_batch(episodes, rollouts.groups, iteration)
+            metrics = rollout_metrics(episodes) | update(learner, batch, optimization, settings, seed) | metrics
             if learner.memory is not None:
                 learner.memory.add(experience_of(episode, words) for episode in episodes)
             num_steps += int(metrics["rollout/steps"])
-            ended = time.monotonic()
-            metrics |= {
-                "rollout/total_steps": num_steps,
-                "speed/decisions_per_s": metrics["rollout/steps"] / (ended - began),
-                "speed/rollout_share": (played - began) / (ended - began),
-                "memory/resident_mb": psutil.Process().memory_info().rss / 2**20,
-            }
-            run.log(name, iteration + 1, metrics)
+            optimization.step += 1
+            metrics |= {"rollout/total_steps": num_steps} | _speed(metrics["rollout/steps"], began, played)
+            run.log(name, optimization.step, metrics)
             advance(1, f"success {metrics['rollout/success']:.2f}")
-            if ended - last_saved > SAVE_SECONDS:
-                metadata = {"memory": as_metadata(learner.memory)}
-                save_training(learner.module, optimizer, iteration + 1, run, name, metadata=metadata)
-                last_saved = ended
-    metadata = {"memory": as_metadata(learner.memory)}
-    save_training(learner.module, optimizer, settings.num_iterations, run, name, finished=True, metadata=metadata)
+            optimization.save_if_due({"memory": as_metadata(learner.memory)}, SAVE_SECONDS)
+    optimization.save(finished=True, metadata={"memory": as_metadata(learner.memory)})
 
 
 def play(agent: AnyAgent, make_env: Callable[[], LanguageEnv], rollouts: Rollouts, num_envs: int) -> list[Episode]:
@@ -210,30 +206,24 @@ def play(agent: AnyAgent, make_env: Callable[[], LanguageEnv], rollouts: Rollout
 
 
 def update(
-    losses: Losses,
-    parameters: Sequence[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    settings: OnlineSettings,
-    seed: int,
-    iteration: int,
+    learner: Learner[Batch], batch: Batch, optimization: Optimization, settings: OnlineSettings, seed: int
 ) -> dict[str, float]:
-    """Several epochs of minibatches over an iteration's decisions; the mean of their metrics."""
-    rows: list[dict[str, float]] = []
-    for batch in _batches(len(losses), settings, stream(seed, "online/shuffle", iteration)):
-        optimizer.zero_grad(set_to_none=True)
-        ordered = losses.order(batch)
-        for start in range(0, len(batch), settings.micro_batch_size):
-            part = ordered[start : start + settings.micro_batch_size]
-            loss, metrics = losses.loss(part, batch)
-            _require_finite(loss, "loss", iteration)
-            loss.backward()
-            rows.append(metrics)
-        norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-        _require_finite(norm, "gradient", iteration)
-        optimizer.step()
-        rows[-1]["grad_norm"] = norm.item()
+    """Take several epochs of minibatches over an iteration's decisions; return the mean of their metrics."""
+    iteration, rows = optimization.step, []
+    optimization.set_learning_rate(settings.learning_rate_at(iteration))
+    for index in _minibatches(len(batch), settings, stream(seed, "online/shuffle", iteration)):
+        losses = _losses(learner, batch.take(index), settings.micro_batch_size)
+        rows += optimization.compute_gradients(losses, f"of iteration {iteration + 1}")
+        optimization.apply_gradients()
     names = {name for row in rows for name in row}
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in sorted(names)}
+
+
+def _losses(learner: Learner[Batch], batch: Batch, size: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+    """The losses of an optimizer step's batch in parts, those of like length together."""
+    weights = learner.weights(batch)
+    for index in batch.lengths.argsort(stable=True).split(size):
+        yield learner.loss(batch.take(index), weights[index])
 
 
 def rollout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
@@ -249,17 +239,23 @@ def rollout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     }
 
 
-def _batches(size: int, settings: OnlineSettings, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _minibatches(size: int, settings: OnlineSettings, rng: np.random.Generator) -> Iterator[Tensor]:
     if not size:
         return
     num_batches = max(1, round(size / settings.batch_size))
     for _ in range(settings.num_epochs):
-        yield from np.array_split(rng.permutation(size), num_batches)
+        yield from map(torch.from_numpy, np.array_split(rng.permutation(size), num_batches))
 
 
-def _require_finite(value: Tensor, what: str, iteration: int) -> None:
-    if not torch.isfinite(value):
-        raise UserError(
-            f"the {what} of iteration {iteration + 1} is {value.item()}: lower the learning rate, or look at the "
-            "rewards; the last checkpoint is from before it"
-        )
+def _take(values: Any, index: Tensor) -> Any:
+    return values[index] if isinstance(values, Tensor) else [values[place] for place in index.tolist()]
+
+
+def _speed(num_steps: float, began: float, played: float) -> dict[str, float]:
+    """How long an iteration took, and how much memory the process holds."""
+    ended = time.monotonic()
+    return {
+        "speed/decisions_per_s": num_steps / (ended - began),
+        "speed/rollout_share": (played - began) / (ended - began),
+        "memory/resident_mb": psutil.Process().memory_info().rss / 2**20,
+    }

@@ -5,11 +5,31 @@ All take tensors of one shape: (N,) for one decision per step, (B, T) for tokens
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from llm_agents.losses.policy.ratio import importance_ratio, log_ratio, ratio_metrics
+from llm_agents.losses.policy.settings import PolicyLossSettings
 from llm_agents.losses.tokens import mean_of_kept, require_shapes, weighted_sum
+
+
+class ClippedLossSettings(PolicyLossSettings):
+    """The clipped surrogate of PPO."""
+
+    kind: Literal["clipped"] = "clipped"
+    """The clipped surrogate of PPO (Schulman et al., 2017)."""
+    clip_range: float = Field(0.2, gt=0)
+    """Probability ratios beyond 1 +- this are not rewarded."""
+    dual_clip: float | None = Field(None, gt=1)
+    """Bound on how much a bad action that has become very probable weighs (Ye et al., AAAI 2020); null for none."""
+
+    def loss(
+        self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, weights: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        return policy_loss(log_probs, old_log_probs, advantages, weights, self.clip_range, self.dual_clip)
 
 
 def policy_loss(

@@ -22,24 +22,28 @@ from llm_agents.credit.groups import (
 )
 from llm_agents.runtime.errors import UserError
 
-shapes = st.tuples(st.integers(1, 8), st.integers(1, 5))
 seeds = st.integers(0, 2**31)
+lengths = st.lists(st.integers(1, 8), min_size=1, max_size=6)
 
 
-def episodes(seed: int, shape: tuple[int, int]) -> dict[str, Tensor]:
-    """Random steps of lanes in which episodes follow each other."""
+def episodes(seed: int, lengths: list[int]) -> dict[str, Tensor]:
+    """Random episodes of these lengths, one after the other; about half of them terminated."""
     generator = torch.Generator().manual_seed(seed)
-    terminated, truncated = torch.rand(2, *shape, generator=generator) < 0.2
-    rewards, values, next_values = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
-    going_on = ~(terminated | truncated)[:-1]
-    next_values[:-1] = torch.where(going_on, values[1:], next_values[:-1])
-    return {
-        "rewards": rewards,
-        "values": values,
-        "next_values": next_values,
-        "terminated": terminated,
-        "truncated": truncated & ~terminated,
-    }
+    size, ends = sum(lengths), torch.zeros(sum(lengths), dtype=torch.bool)
+    ends[torch.tensor(lengths).cumsum(0) - 1] = True
+    rewards, values = torch.randn(2, size, generator=generator, dtype=torch.float64)
+    last_values = torch.randn(len(lengths), generator=generator, dtype=torch.float64)
+    last_values *= torch.rand(len(lengths), generator=generator) < 0.5
+    return {"rewards": rewards, "values": values, "last_values": last_values, "ends": ends}
+
+
+def from_lanes(case: dict) -> dict[str, Tensor]:
+    """Steps (T, N) of lanes in which episodes follow each other, as flat episodes."""
+    ends = case["terminated"] | case["truncated"]
+    ends[-1] = True
+    next_values = torch.where(case["terminated"], 0.0, case["next_values"])
+    flat = {name: case[name].T.flatten() for name in ("rewards", "values")}
+    return {**flat, "last_values": next_values.T[ends.T], "ends": ends.T.flatten()}
 
 
 def grouped(seed: int, num_groups: int, size: int) -> tuple[Tensor, Tensor]:
@@ -55,91 +59,101 @@ def grouped(seed: int, num_groups: int, size: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("case", published("sb3_gae.json"))
 def test_gae_is_that_of_stable_baselines3(case):
     expected = case.pop("advantages"), case.pop("returns")
-    for ours, theirs in zip(gae(**case), expected, strict=True):
-        assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    found = gae(**from_lanes(case), discount=case["discount"], gae_lambda=case["gae_lambda"])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_close(ours, theirs.T.flatten(), atol=1e-5, rtol=1e-5)
 
 
-@given(seeds, shapes)
+def next_values(steps: dict[str, Tensor]) -> Tensor:
+    following = steps["values"].roll(-1)
+    following[steps["ends"]] = steps["last_values"]
+    return following
+
+
+@given(seeds, lengths)
 @settings(max_examples=30, deadline=None)
-def test_gae_with_lambda_zero_is_the_td_error(seed, shape):
-    steps = episodes(seed, shape)
+def test_gae_with_lambda_zero_is_the_td_error(seed, lengths):
+    steps = episodes(seed, lengths)
     advantages, _ = gae(**steps, discount=0.9, gae_lambda=0.0)
-    targets = steps["rewards"] + 0.9 * torch.where(steps["terminated"], 0.0, steps["next_values"])
-    assert_close(advantages, targets - steps["values"])
+    assert_close(advantages, steps["rewards"] + 0.9 * next_values(steps) - steps["values"])
 
 
-@given(seeds, shapes)
+@given(seeds, lengths)
 @settings(max_examples=30, deadline=None)
-def test_gae_with_lambda_one_is_the_bootstrapped_return_less_the_value(seed, shape):
-    steps = episodes(seed, shape)
+def test_gae_with_lambda_one_is_the_bootstrapped_return_less_the_value(seed, lengths):
+    steps = episodes(seed, lengths)
     advantages, returns = gae(**steps, discount=0.9, gae_lambda=1.0)
-    ends = steps["terminated"] | steps["truncated"]
-    last = ends.clone()
-    last[-1] = True
-    bootstrap = torch.where(last & ~steps["terminated"], 0.9 * steps["next_values"], 0.0)
-    expected = discounted_returns(steps["rewards"] + bootstrap, ends, 0.9)
+    bootstrap = torch.where(steps["ends"], 0.9 * next_values(steps), 0.0)
+    expected = discounted_returns(steps["rewards"] + bootstrap, steps["ends"], 0.9)
     assert_close(returns, expected)
     assert_close(advantages, expected - steps["values"])
 
 
-def test_a_truncated_episode_counts_the_value_of_its_last_state_and_a_terminated_one_does_not():
-    one = {"rewards": torch.tensor([[1.0]]), "values": torch.tensor([[0.5]]), "next_values": torch.tensor([[10.0]])}
-    yes, no = torch.tensor([[True]]), torch.tensor([[False]])
-    assert gae(**one, terminated=yes, truncated=no, discount=0.9, gae_lambda=0.95)[0].item() == pytest.approx(0.5)
-    assert gae(**one, terminated=no, truncated=yes, discount=0.9, gae_lambda=0.95)[0].item() == pytest.approx(9.5)
-
-
-@given(seeds, shapes)
+@given(seeds, lengths)
 @settings(max_examples=30, deadline=None)
-def test_an_episode_hears_nothing_of_the_next_one_in_its_lane(seed, shape):
-    steps = episodes(seed, (shape[0] + 1, shape[1]))
-    steps["truncated"][0] = ~steps["terminated"][0]
+def test_returns_are_what_their_definition_says_step_by_step(seed, lengths):
+    steps = episodes(seed, lengths)
+    following, expected = 0.0, []
+    for reward, end in zip(reversed(steps["rewards"].tolist()), reversed(steps["ends"].tolist()), strict=True):
+        following = reward + (0.0 if end else 0.9 * following)
+        expected.append(following)
+    found = discounted_returns(steps["rewards"], steps["ends"], 0.9)
+    assert_close(found, torch.tensor(expected[::-1], dtype=torch.float64))
+
+
+def test_the_value_of_the_last_state_of_a_truncated_episode_counts():
+    one = {"rewards": torch.tensor([1.0]), "values": torch.tensor([0.5]), "ends": torch.tensor([True])}
+    for last_value, advantage in ((0.0, 0.5), (10.0, 9.5)):
+        found, _ = gae(**one, last_values=torch.tensor([last_value]), discount=0.9, gae_lambda=0.95)
+        assert found.item() == pytest.approx(advantage)
+
+
+@given(seeds, lengths, st.integers(1, 8))
+@settings(max_examples=30, deadline=None)
+def test_an_episode_hears_nothing_of_those_alongside(seed, lengths, length):
+    steps = episodes(seed, [length, *lengths])
     before, _ = gae(**steps, discount=0.9, gae_lambda=0.95)
-    steps["rewards"][1:] += 100
+    steps["rewards"][length:] += 100
     after, _ = gae(**steps, discount=0.9, gae_lambda=0.95)
-    assert torch.equal(before[0], after[0])
-    assert not torch.equal(before[1:], after[1:])
-
-
-@given(seeds, shapes)
-@settings(max_examples=30, deadline=None)
-def test_lanes_do_not_matter_to_each_other(seed, shape):
-    steps = episodes(seed, shape)
-    order = torch.randperm(shape[1], generator=torch.Generator().manual_seed(seed))
-    together, _ = gae(**steps, discount=0.9, gae_lambda=0.95)
-    permuted, _ = gae(**{key: tensor[:, order] for key, tensor in steps.items()}, discount=0.9, gae_lambda=0.95)
-    assert torch.equal(together[:, order], permuted)
+    assert torch.equal(before[:length], after[:length])
+    assert not torch.equal(before[length:], after[length:])
+    alone = {name: tensor[:length] for name, tensor in steps.items() if name != "last_values"}
+    assert torch.equal(
+        gae(**alone, last_values=steps["last_values"][:1], discount=0.9, gae_lambda=0.95)[0], after[:length]
+    )
 
 
 def test_discounted_returns_of_a_sparse_reward_decay_towards_the_start():
-    rewards = torch.tensor([[0.0, 1.0], [0.0, 0.0], [1.0, 2.0]])
-    ends = torch.tensor([[False, True], [False, False], [True, True]])
-    assert_close(discounted_returns(rewards, ends, 0.5), torch.tensor([[0.25, 1.0], [0.5, 1.0], [1.0, 2.0]]))
+    rewards, ends = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0, 2.0]), torch.tensor([0, 0, 1, 1, 0, 1]).bool()
+    assert_close(discounted_returns(rewards, ends, 0.5), torch.tensor([0.25, 0.5, 1.0, 1.0, 1.0, 2.0]))
 
 
-def test_whitened_advantages_have_mean_zero_and_variance_one_over_the_mask():
-    advantages = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) * 3 + 2
-    mask = torch.rand(6, 4, generator=torch.Generator().manual_seed(1)) < 0.6
-    white = whiten(advantages, mask)
-    assert_close(white[mask].mean(), torch.tensor(0.0))
-    assert_close(white[mask].var(), torch.tensor(1.0))
-    assert not white[~mask].any()
-    assert whiten(torch.tensor([3.0]), torch.tensor([True])).item() == 0
+def test_whitened_advantages_have_mean_zero_and_variance_one():
+    white = whiten(torch.randn(60, generator=torch.Generator().manual_seed(0)) * 3 + 2)
+    assert_close(white.mean(), torch.tensor(0.0))
+    assert_close(white.var(), torch.tensor(1.0))
+    assert whiten(torch.tensor([3.0])).item() == 0
 
 
-@pytest.mark.parametrize("name", ["rewards", "values", "next_values"])
+@pytest.mark.parametrize("name", ["rewards", "values", "last_values"])
 def test_gae_refuses_what_is_not_finite(name):
-    steps = episodes(0, (3, 2))
-    steps[name][2, 1] = math.nan
-    with pytest.raises(UserError, match=r"value at \[2, 1\] is nan|reward at \[2, 1\] is nan"):
+    steps = episodes(0, [2, 1, 3])
+    steps[name][2] = math.nan
+    with pytest.raises(UserError, match=r"(reward|value) at \[2\] is nan"):
         gae(**steps, discount=0.9, gae_lambda=0.95)
 
 
-def test_gae_refuses_a_tensor_that_would_be_broadcast():
-    steps = episodes(0, (3, 2))
-    steps["terminated"] = steps["terminated"][:1]
-    with pytest.raises(ValueError, match=r"terminated must have shape \(3, 2\), got \(1, 2\)"):
-        gae(**steps, discount=0.9, gae_lambda=0.95)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ends": torch.tensor([True])}, r"ends must have shape \(6,\), got \(1,\)"),
+        ({"last_values": torch.zeros(2)}, r"last_values must have shape \(3,\), got \(2,\)"),
+        ({"ends": torch.tensor([0, 1, 1, 1, 0, 0]).bool()}, "the last step must end an episode"),
+    ],
+)
+def test_gae_refuses_what_does_not_fit(change, message):
+    with pytest.raises(ValueError, match=message):
+        gae(**(episodes(0, [2, 1, 3]) | change), discount=0.9, gae_lambda=0.95)
 
 
 # Within a group
@@ -233,9 +247,9 @@ def test_groups_that_cannot_be_compared_are_refused(method, rewards, groups, gro
 def two_episodes() -> dict[str, Tensor]:
     """Two episodes from state 1; only the first reaches the goal, by way of state 2; the second is one step long."""
     return {
-        "rewards": torch.tensor([[0.0, 0.0], [1.0, 0.0]]),
-        "mask": torch.tensor([[True, True], [True, False]]),
-        "states": torch.tensor([[1, 1], [2, 0]]),
+        "rewards": torch.tensor([0.0, 1.0, 0.0]),
+        "ends": torch.tensor([False, True, True]),
+        "states": torch.tensor([1, 2, 1]),
         "groups": torch.tensor([0, 0]),
     }
 
@@ -243,35 +257,35 @@ def two_episodes() -> dict[str, Tensor]:
 def test_gigpo_adds_what_a_step_gained_over_others_from_its_state():
     credit = gigpo_advantages(**two_episodes(), discount=0.5, step_weight=2.0, scale="none")
     # Episodes: +-0.5. Steps from state 1 have returns 0.5 and 0; state 2 was met once.
-    assert_close(credit.advantages, torch.tensor([[0.5 + 2 * 0.25, -0.5 - 2 * 0.25], [0.5, 0.0]]))
-    assert credit.informative.tolist() == [[True, True], [True, False]]
+    assert_close(credit.advantages, torch.tensor([0.5 + 2 * 0.25, 0.5, -0.5 - 2 * 0.25]))
+    assert credit.informative.tolist() == [True, True, True]
     assert credit.metrics["credit/shared_states"] == pytest.approx(2 / 3)
 
 
 def test_gigpo_tells_steps_apart_in_groups_whose_episodes_all_succeed():
     episodes = two_episodes()
-    episodes["rewards"][0, 1] = 1.0
+    episodes["rewards"][2] = 1.0
     credit = gigpo_advantages(**episodes, discount=0.5, scale="none")
-    assert_close(credit.advantages, torch.tensor([[-0.25, 0.25], [0.0, 0.0]]))
-    assert credit.informative.tolist() == [[True, True], [False, False]]
+    assert_close(credit.advantages, torch.tensor([-0.25, 0.0, 0.25]))
+    assert credit.informative.tolist() == [True, False, True]
     assert credit.metrics["credit/zero_variance_groups"] == 1
 
 
 def test_gigpo_says_which_step_has_a_reward_that_is_not_finite():
     episodes = two_episodes()
-    episodes["rewards"][1, 0] = math.inf
-    with pytest.raises(UserError, match=r"reward at \[1, 0\] is inf"):
+    episodes["rewards"][1] = math.inf
+    with pytest.raises(UserError, match=r"reward at \[1\] is inf"):
         gigpo_advantages(**episodes, discount=0.5)
 
 
 def test_gigpo_never_compares_steps_of_different_groups():
     one = two_episodes()
-    both = {key: torch.cat([tensor, tensor], -1) for key, tensor in one.items()}
+    both = {key: torch.cat([tensor, tensor]) for key, tensor in one.items()}
     both["groups"] = torch.tensor([0, 0, 1, 1])
-    both["rewards"][:, 2:] *= 3
+    both["rewards"][3:] *= 3
     credit = gigpo_advantages(**both, discount=0.5, scale="none")
     alone = gigpo_advantages(**one, discount=0.5, scale="none").advantages
-    assert_close(credit.advantages, torch.cat([alone, 3 * alone], -1))
+    assert_close(credit.advantages, torch.cat([alone, 3 * alone]))
 
 
 @given(seeds, st.integers(1, 6), st.integers(1, 3), st.sampled_from(["group", "batch", "none"]))
@@ -280,13 +294,13 @@ def test_gigpo_without_steps_is_the_group_relative_advantage_of_every_step(seed,
     generator = torch.Generator().manual_seed(seed)
     totals, groups = grouped(seed, num_groups, 3)
     lengths = torch.randint(1, num_steps + 1, totals.shape, generator=generator)
-    mask = torch.arange(num_steps)[:, None] < lengths
-    rewards = torch.full(mask.shape, math.nan, dtype=torch.float64)  # padding is never looked at
-    rewards[mask] = (totals / lengths).expand_as(mask)[mask]
-    states = torch.randint(3, mask.shape, generator=generator)
-    credit = gigpo_advantages(rewards, mask, states, groups, discount=0.9, step_weight=0.0, scale=scale)
+    ends = torch.zeros(int(lengths.sum()), dtype=torch.bool)
+    ends[lengths.cumsum(0) - 1] = True
+    rewards = (totals / lengths).repeat_interleave(lengths)
+    states = torch.randint(3, rewards.shape, generator=generator)
+    credit = gigpo_advantages(rewards, ends, states, groups, discount=0.9, step_weight=0.0, scale=scale)
     expected = group_relative_advantages(totals, groups, scale).advantages
-    assert_close(credit.advantages, torch.where(mask, expected, 0.0))
+    assert_close(credit.advantages, expected.repeat_interleave(lengths))
 
 
 def test_a_state_hash_is_the_same_in_every_process():

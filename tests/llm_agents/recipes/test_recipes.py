@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from llm_agents.agents.memory import Experience, in_words
 from llm_agents.recipes.base import WarmStartStages
 from llm_agents.recipes.bc import BehaviourCloningConfig
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
-from llm_agents.recipes.ppo import PPOConfig, PPOLearner, PPOLosses, PPORecipe
+from llm_agents.recipes.ppo import PPOConfig, PPOLearner, PPORecipe
 from llm_agents.report.write import write_report
 from llm_agents.rollouts.panels import phrasing_columns
 from llm_agents.runtime.config import parse_config
@@ -229,9 +230,8 @@ def test_before_the_first_update_what_is_trained_is_what_acted(variant, context,
     episodes = play(learner.agent, warm_start_stages.make_env, rollouts, 8)
     rewards = np.linspace(0, 1, len(episodes))  # so that every group has something to learn
     learner._rewards = lambda episode: torch.tensor([float(rewards[episodes.index(episode)])] * len(episode))
-    losses = learner.losses(episodes, rollouts.groups, 0)
-    index = losses.order(np.arange(len(losses)))
-    _, metrics = losses.loss(index, np.arange(len(losses)))
+    batch, _ = learner.make_batch(episodes, rollouts.groups, 0)
+    _, metrics = learner.loss(batch, learner.weights(batch))
     assert metrics["policy/train_rollout_log_prob_diff"] < 1e-4
     assert metrics["policy/ratio_max"] == pytest.approx(1.0, abs=1e-3)
 
@@ -245,10 +245,11 @@ def test_parts_of_a_batch_add_up_to_its_loss(variant, tmp_path):
     rollouts = draw_rollouts(warm_start_stages.task, config.grpo, 0, 0)
     episodes = play(learner.agent, warm_start_stages.make_env, rollouts, 8)
     learner._rewards = lambda episode: torch.tensor([float(episode.seed % 7 + len(episode))] * len(episode))
-    losses = learner.losses(episodes, rollouts.groups, 0)
-    batch = np.arange(min(40, len(losses)))
-    whole = losses.loss(batch, batch)[0].item()
-    parts = sum(losses.loss(part, batch)[0].item() for part in np.array_split(batch, 3))
+    batch, _ = learner.make_batch(episodes, rollouts.groups, 0)
+    batch = batch.take(torch.arange(min(40, len(batch))))
+    weights = learner.weights(batch)
+    whole = learner.loss(batch, weights)[0].item()
+    parts = sum(learner.loss(batch.take(i), weights[i])[0].item() for i in torch.arange(len(batch)).chunk(3))
     assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
 
 
@@ -259,15 +260,15 @@ def test_of_two_successes_the_earlier_is_better_and_long_failures_do_not_outweig
     rollouts = draw_rollouts(warm_start_stages.task, config.grpo, 0, 0)
     episodes = play(learner.agent, warm_start_stages.make_env, rollouts, 8)
     learner._rewards = lambda episode: torch.eye(len(episode))[-1]  # all reach their goals, at their last steps
-    credit, _ = learner._credit(episodes, rollouts.groups, [], np.array([], int))
+    credit, _ = learner._credit(episodes, rollouts.groups, [], torch.arange(len(episodes)))
     lengths = torch.tensor([len(episode) for episode in episodes])
     by_length = {int(group): lengths[rollouts.groups == group] for group in rollouts.groups.unique()}
     assert any(len(found.unique()) > 1 for found in by_length.values())
     for group, found in by_length.items():
         advantages = credit.advantages[rollouts.groups == group]
         assert torch.equal(advantages.argsort(stable=True), (-found).argsort(stable=True))
-    losses = learner.losses(episodes, rollouts.groups, 0)
-    assert abs(losses._advantages.sum()) < 1e-3, "with a mean over episodes, not steps, it would be far from zero"
+    batch, _ = learner.make_batch(episodes, rollouts.groups, 0)
+    assert abs(batch.advantages.sum()) < 1e-3, "with a mean over episodes, not steps, it would be far from zero"
 
 
 @pytest.mark.parametrize(("variant", "factor"), [("grpo", 1), ("dapo", 1), ("dr_grpo", 1000)])
@@ -282,7 +283,7 @@ def test_step_advantages_are_scaled_as_the_variant_scales_its_others(variant, fa
     found = []
     for scale in (1e3, 1e6):  # far above the epsilon beside a deviation
         learner._rewards = lambda episode, scale=scale: scale * torch.eye(len(episode))[-1] * (1 + episode.seed % 7)
-        found.append(learner.losses(episodes, rollouts.groups, 0)._advantages)
+        found.append(learner.make_batch(episodes, rollouts.groups, 0)[0].advantages)
     assert found[0].abs().max() > 0
     torch.testing.assert_close(found[1], factor * found[0], rtol=1e-3, atol=1e-3 * factor)
 
@@ -291,17 +292,19 @@ def test_the_value_is_taught_as_much_by_small_returns_as_by_large_ones(tmp_path)
     _, config, run = make("ppo", tmp_path / "run", warm_start={"num_demonstrations": 0})
     warm_start_stages = WarmStartStages(config, run)
     scorer = PPORecipe().new_scorer(config, warm_start_stages)
-    learner = PPOLearner(scorer, config, warm_start_stages.task)
-    turns = play(learner.agent, warm_start_stages.make_env, draw_rollouts(warm_start_stages.task, config.ppo, 0, 0), 8)[
-        0
-    ].turns
-    returns, index = torch.linspace(0, 1, len(turns)), np.arange(len(turns))
-    zeros = torch.zeros_like(returns)  # an untrained head says so, too
-    small, large = (
-        PPOLosses(scorer, config.ppo, turns, zeros, returns * scale, zeros, value_only=True).loss(index, index)[0]
-        for scale in (0.1, 1.0)
+    learner = PPOLearner(scorer, config)
+    episodes = play(
+        learner.agent, warm_start_stages.make_env, draw_rollouts(warm_start_stages.task, config.ppo, 0, 0), 8
     )
-    assert small.item() == pytest.approx(large.item(), rel=1e-4)
+    rewarded = [replace(episode, rewards=np.linspace(0, 1, len(episode), dtype=np.float32)) for episode in episodes]
+
+    def value_loss(scale: float) -> float:
+        scaled = [replace(episode, rewards=scale * episode.rewards, last_value=0.0) for episode in rewarded]
+        batch, _ = learner.make_batch(scaled, torch.arange(len(scaled)), 0)  # of which the head expects nothing
+        return learner.loss(batch, learner.weights(batch))[0].item()
+
+    small, large = value_loss(0.1), value_loss(1.0)
+    assert small == pytest.approx(large, rel=1e-3)
     assert large > 0
 
 
@@ -312,14 +315,29 @@ def test_an_episode_that_was_cut_counts_on_what_would_have_followed(tmp_path):
     warm_start_stages = WarmStartStages(config, run)
     scorer = PPORecipe().new_scorer(config, warm_start_stages).eval()
     torch.nn.init.ones_(scorer.value_head[-1].bias)
-    learner = PPOLearner(scorer, config, warm_start_stages.task)
+    learner = PPOLearner(scorer, config)
     many = config.ppo.model_copy(update={"num_groups": 32})
     episodes = play(learner.agent, warm_start_stages.make_env, draw_rollouts(warm_start_stages.task, many, 0, 0), 8)
     assert {episode.truncated for episode in episodes} == {True, False}
-    losses = learner.losses(episodes, torch.arange(len(episodes)), 0)
+    batch, _ = learner.make_batch(episodes, torch.arange(len(episodes)), 0)
     first = np.cumsum([0, *map(len, episodes)])[:-1]
     expected = [1.0 if episode.truncated else float(episode.rewards.sum()) for episode in episodes]
-    assert losses._returns[first].tolist() == pytest.approx(expected, abs=1e-5)
+    assert batch.returns[first].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_reinforce_is_reached_by_a_config_and_its_gradient_is_that_of_ppo_before_any_update(tmp_path):
+    gradients = []
+    for kind in ("clipped", "reinforce"):
+        round_ = {**ROUND, "value_warmup": 0, "policy_loss": {"kind": kind}}
+        _, config, run = make("ppo", tmp_path / kind, warm_start={"num_demonstrations": 0}, ppo=round_)
+        stages = WarmStartStages(config, run)
+        learner = PPOLearner(PPORecipe().new_scorer(config, stages), config)
+        rollouts = draw_rollouts(stages.task, config.ppo, 0, 0)
+        batch, _ = learner.make_batch(play(learner.agent, stages.make_env, rollouts, 8), rollouts.groups, 0)
+        learner.loss(batch, learner.weights(batch))[0].backward()
+        gradients.append([p.grad.clone() for p in learner.module.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_every_kind_of_phrasing_has_its_column():

@@ -118,6 +118,6 @@ def test_once_stores_nothing_when_making_fails_and_names_a_broken_file(run: Run)
 
 
 def test_infinite_values_are_refused():
-    assert require_finite(1.5, "the loss") == 1.5
+    assert require_finite(1.5, "loss") == 1.5
     with pytest.raises(UserError, match="the loss is nan"):
-        require_finite(float("nan"), "the loss")
+        require_finite(float("nan"), "loss")

@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import CorruptCheckpoint, Run
-from llm_agents.training import loop as training
+from llm_agents.training import optimization
 from llm_agents.training.checkpoints import load_weights, state_to_save
 from llm_agents.training.loop import OptimizerSettings, fit
 
@@ -145,7 +145,7 @@ def test_ctrl_c_in_the_middle_of_a_step_leaves_no_half_of_it(new_run, uninterrup
     if where == "update":
         monkeypatch.setattr(torch.optim.AdamW, "step", interrupting(torch.optim.AdamW.step))
     elif where == "checkpoint":
-        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+        monkeypatch.setattr(optimization, "CHECKPOINT_SECONDS", -1.0)
         monkeypatch.setattr(run, "save_checkpoint", interrupting(run.save_checkpoint))
     elif where == "after_step":
         changed["after_step"] = interrupting(module.after_step)
@@ -166,8 +166,8 @@ sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
 import test_loop as t
-from llm_agents.training import loop
-loop.CHECKPOINT_SECONDS = 0.0
+from llm_agents.training import optimization
+optimization.CHECKPOINT_SECONDS = 0.0
 def slowly(step):
     time.sleep(0.02)
     return t.make_batch(step)
@@ -202,12 +202,12 @@ def test_what_was_logged_after_the_last_checkpoint_is_not_logged_twice(new_run, 
 
     def dies(step: int) -> dict:
         if step == saved:  # the last checkpoint
-            monkeypatch.setattr(training, "CHECKPOINT_SECONDS", float("inf"))
+            monkeypatch.setattr(optimization, "CHECKPOINT_SECONDS", float("inf"))
         if step == 55:
             raise Killed
         return make_batch(step)
 
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(optimization, "CHECKPOINT_SECONDS", -1.0)
     with pytest.raises(Killed):
         train(run, make_module(), dies)
     assert max(line["step"] for line in run.metrics() if line["stage"] == "regression") > saved
@@ -243,7 +243,7 @@ def test_held_out_metrics_are_logged_some_ten_times_and_at_the_end(new_run, num_
     steps = [line["step"] for line in run.metrics() if "held_out" in line]
     assert min(num_steps, 10) <= len(steps) <= 20
     assert steps[-1] == num_steps
-    assert [line["step"] for line in run.metrics() if "loss" in line][-1] == num_steps
+    assert [line["step"] for line in run.metrics() if "loss/total" in line][-1] == num_steps
 
 
 # What is saved
@@ -337,7 +337,7 @@ def test_what_is_not_finite_stops_the_run_with_the_batch_saved(new_run, value, b
         text = Text(torch.full((1, 2, 3), float(step)), torch.ones(1, 2, dtype=torch.bool))
         return {"values": values, "power": power, "names": ["a", "b"], "text": text}
 
-    with pytest.raises(UserError, match=rf"fragile: the {bad} at step {bad_step} is .*checkpoints/fragile_bad_batch"):
+    with pytest.raises(UserError, match=rf"the {bad} of fragile at step {bad_step} is .*checkpoints/fragile_bad_batch"):
         fit(module, OptimizerSettings(num_steps=10), batches, run, "fragile", show_progress=False)
     assert torch.isfinite(module.weight).all()
     tensors, metadata = run.load_checkpoint("fragile_bad_batch")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical
 from torch.testing import assert_close
 
-from llm_agents.credit.gae import gae, whiten
+from llm_agents.credit.gae import ends_of, gae, whiten
 from llm_agents.losses import (
     entropy,
     entropy_loss,
@@ -47,21 +47,17 @@ def test_value_loss_is_that_of_trl(case):
 
 @pytest.mark.parametrize("case", published("trl_ppo.json"))
 def test_whitened_token_advantages_are_those_of_trl(case):
-    mask = case["mask"].T  # TRL has sequences first, steps second
-    terminated = torch.arange(len(mask))[:, None] == mask.sum(0) - 1
-    values = case["values"].T
-    following = torch.cat([values[1:], torch.zeros_like(values[:1])])
+    mask = case["mask"]
     advantages, returns = gae(
-        case["rewards"].T,
-        values,
-        following,
-        terminated,
-        torch.zeros_like(mask),
+        case["rewards"][mask],
+        case["values"][mask],
+        last_values=torch.zeros(len(mask), dtype=case["values"].dtype),
+        ends=ends_of(mask.sum(1).tolist()),
         discount=case["gamma"],
         gae_lambda=case["lam"],
     )
-    assert_close(whiten(advantages, mask), case["advantages"].T)
-    assert_close(returns[mask], case["returns"].T[mask])
+    assert_close(whiten(advantages), case["advantages"][mask])
+    assert_close(returns, case["returns"][mask])
 
 
 @given(seeds, st.integers(1, 5), st.integers(1, 6))
