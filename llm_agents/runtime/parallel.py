@@ -86,6 +86,7 @@ def _process_map(function: Callable[..., Any], jobs: Sequence[tuple], num_worker
 
 
 def _find_ray_map() -> Callable[..., Iterator[Any]]:
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # read at import; else a death prints pages of Ray's log
     try:
         from llm_agents.runtime.ray import ray_map
     except ModuleNotFoundError as error:

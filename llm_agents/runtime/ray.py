@@ -114,11 +114,12 @@ class _Tasks:
 
     def _run_again(self, number: int, error: Exception) -> None:
         self._deaths[number] += 1
+        job, reason = f"job {number + 1} of {len(self._jobs)}", str(error).splitlines()[0]
         if self._deaths[number] == MAX_DEATHS:
             raise UserError(
-                f"the workers of job {number + 1} of {len(self._jobs)} died, {MAX_DEATHS} of them, perhaps for want of "
-                f"memory: try fewer workers ({str(error).splitlines()[0]})"
+                f"{MAX_DEATHS} workers died of {job}, perhaps for want of memory: try fewer workers ({reason})"
             ) from None
+        print(f"a worker died of {job}, which is run again ({reason})", file=sys.stderr)
         self._waiting.appendleft(number)
 
 
