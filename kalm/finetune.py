@@ -40,6 +40,7 @@ from llm_agents.rollouts.panels import Column
 from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.runtime.config import Settings, parse_config
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.parallel import WorkerSettings
 from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import seeded
 from llm_agents.training.checkpoints import load_weights
@@ -72,7 +73,7 @@ class FinetuneTrainingSettings(SB3TrainingSettings):
     """Of Adam, for the critic in these rounds: it has everything to learn, and nothing yet to spoil."""
 
 
-class FinetuneConfig(Settings):
+class FinetuneConfig(WorkerSettings):
     """A policy of a KALM run, fine-tuned online on training goals."""
 
     renamed: ClassVar[Mapping[str, str]] = {"sb3": "ppo"}
@@ -81,8 +82,6 @@ class FinetuneConfig(Settings):
     """Gymnasium id of the `LanguageEnv` that the run was made in."""
     seed: int = Field(0, ge=0)
     """Seed of the critic's weights, of goals and of starts. The panels have a seed of their own."""
-    num_workers: int = Field(2, ge=1)
-    """Processes for judging. No number depends on it."""
     start_from: StartSettings = StartSettings()
     ppo: FinetuneTrainingSettings = FinetuneTrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -102,7 +101,7 @@ class FinetuneRecipe(Recipe):
         self.train(config, run)
         task = self.make_env(config).task
         panels = make_panels(task, COLUMNS, config.evaluation.num_episodes, config.evaluation.panel_seed)
-        evaluate_agents(run, self, panels, config.num_workers)
+        evaluate_agents(run, self, panels, config)
 
     def train(self, config: FinetuneConfig, run: Run) -> None:
         """All rounds that are not done yet, at first of the critic alone."""

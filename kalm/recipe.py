@@ -78,7 +78,7 @@ class KalmRecipe(Recipe):
 
     def _evaluate(self, config: KalmConfig, run: Run) -> None:
         panels = Stages(config, run).panels()
-        comparison = evaluate_agents(run, self, panels, config.num_workers)
+        comparison = evaluate_agents(run, self, panels, config)
         run.get_or_compute("summary", lambda: summarize(comparison))
 
 

@@ -18,6 +18,7 @@ from llm_agents.models.loading import LanguageModelChoice
 from llm_agents.models.text_encoder import DEFAULT_ENCODER
 from llm_agents.models.tiny import TinySettings
 from llm_agents.runtime.config import Settings
+from llm_agents.runtime.parallel import WorkerSettings
 
 Method = Literal["lm_greedy", "lm_sample", "search", "search_mlp"]
 
@@ -60,7 +61,7 @@ class ValidatedSettings(EvaluationSettings):
     """Episodes, on training goals and other starts, from which the share of imagined data is chosen."""
 
 
-class KalmConfig(Settings):
+class KalmConfig(WorkerSettings):
     """Knowledgeable agents from language model rollouts (Pang et al., NeurIPS 2024)."""
 
     environment: str = "envs:ClevrRobot-v0"
@@ -68,8 +69,6 @@ class KalmConfig(Settings):
     that are vectors."""
     seed: int = Field(0, ge=0)
     """Seed of data, weights and batches. The panels have a seed of their own."""
-    num_workers: int = Field(2, ge=1)
-    """Processes, each on one thread, among which the work is divided. No number depends on it."""
     action_bins: int = Field(31, ge=2)
     """Continuous actions: how many values each of their numbers can take, from bound to bound; odd to have a zero."""
     data: DataSettings = DataSettings()

@@ -167,7 +167,7 @@ class Stages:
         methods = self.config.imagination.methods
         arguments = [(str(self.run.folder), method) for method in methods]
         with progress_bar("imagining", len(methods)) as advance:
-            for _ in parallel_map(_imagine, arguments, self.config.num_workers):
+            for _ in parallel_map(_imagine, arguments, self.config, self.run.folder):
                 advance()
         for method in methods:
             row = self.run.get_or_compute(f"gate_{method}", dict)["train"]
@@ -268,7 +268,7 @@ class Stages:
         return PolicyAgent(algorithm, self.encoder, self.config.policy.temperature)
 
     def _collect(self, name: str, specs: list[EpisodeSpec], make_agent: Callable[[LanguageTask], AnyAgent]) -> None:
-        collect(self.make_env, make_agent, specs, self.run.episodes(name), name, self.config.num_workers)
+        collect(self.make_env, make_agent, specs, self.run.episodes(name), name, self.config)
 
     def _cases(self, split: Split) -> list[EpisodeSpec]:
         count = getattr(self.config.imagination, f"num_{split}")
@@ -397,7 +397,7 @@ class Stages:
         steps = {name: settings.get(name, self.config.policy).num_steps for name in names}
         arguments = [(str(self.run.folder), name) for name in names]
         with watch_progress(title, self.run, steps):
-            for _ in parallel_map(_train, arguments, self.config.num_workers):
+            for _ in parallel_map(_train, arguments, self.config, self.run.folder):
                 pass
 
 

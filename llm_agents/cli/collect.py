@@ -20,12 +20,13 @@ from llm_agents.registry.environments import make_environment
 from llm_agents.rollouts.collect import EPISODES_PER_FILE, collect
 from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.rollouts.specs import draw_specs
-from llm_agents.runtime.config import Settings, differences, parse_config, read_yaml
+from llm_agents.runtime.config import differences, parse_config, read_yaml
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.parallel import WorkerSettings
 from llm_agents.runtime.run import write_atomically
 
 
-class CollectSettings(Settings):
+class CollectSettings(WorkerSettings):
     """What ``llm-agents collect`` plays, and where it puts it."""
 
     renamed: ClassVar[Mapping[str, str]] = {"random_share": "random_fraction"}
@@ -48,8 +49,6 @@ class CollectSettings(Settings):
     """The store's folder."""
     episodes_per_file: int = Field(EPISODES_PER_FILE, ge=1)
     """Also the work that one process does at a time."""
-    num_workers: int = Field(2, ge=1)
-    """Processes. No number depends on it."""
 
 
 def run_collection(settings: CollectSettings, command: str) -> EpisodeStore:
@@ -67,7 +66,7 @@ def run_collection(settings: CollectSettings, command: str) -> EpisodeStore:
     _keep_settings(settings)
     store, name = EpisodeStore(settings.out), Path(settings.out).name
     make_agent = partial(_make_agent, settings.agent, settings.random_fraction)
-    collect(make_env, make_agent, specs, store, name, settings.num_workers, settings.episodes_per_file)
+    collect(make_env, make_agent, specs, store, name, settings, settings.episodes_per_file)
     write_data_card(store, name, command, settings.model_dump(mode="json"))
     return store
 
@@ -85,7 +84,7 @@ def _keep_settings(settings: CollectSettings) -> None:
     if path.exists():
         earlier = parse_config(CollectSettings, read_yaml(path), str(path))
         for key, (stored, given) in differences(earlier, settings).items():
-            if key not in ("num_workers", "out"):
+            if key not in ("out", *WorkerSettings.model_fields):
                 raise UserError(f"{path} says {key}: {stored}, not {given}: go on with that, or choose another --out")
         return
     if EpisodeStore(settings.out).files:

@@ -78,17 +78,21 @@ def evaluate(options: Namespace) -> int:
     from llm_agents.evaluation.evaluate import evaluate_run
     from llm_agents.evaluation.results import column_as_json
     from llm_agents.evaluation.tables import results_table
+    from llm_agents.runtime.config import parse_config
     from llm_agents.runtime.console import wide_console
+    from llm_agents.runtime.parallel import WorkerSettings
     from llm_agents.runtime.run import write_atomically
 
     options.stopped = "stopped; the same command goes on where it was"
+    given = {"num_workers": options.workers, "executor": options.executor, "ray_address": options.ray_address}
+    workers = parse_config(WorkerSettings, given, options.parser.prog)
     run, recipe, config = _open_run(options.run)
     panels = _panels(options, recipe, config)
     if options.json:
         _require_writable(options.json)
     run.record_command(["llm-agents", *options.arguments])
     agents = options.agents or recipe.agent_names(run)
-    results = evaluate_run(run, recipe, panels, agents, options.workers)
+    results = evaluate_run(run, recipe, panels, agents, workers)
     wide_console().print(results_table(results, panels))
     if options.json:
         rows = [column_as_json(name, panel, results[name]) for name, panel in panels.items()]
@@ -253,6 +257,12 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--workers", type=int, default=workers, help="processes; numbers do not depend on it (default: %(default)s)"
     )
+    parser.add_argument(
+        "--executor", choices=("processes", "ray"), default="processes", help="who runs them (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--ray-address", metavar="ADDRESS", help="auto or HOST:PORT of a Ray cluster (default: Ray on this machine)"
+    )
 
 
 def _add_compare(commands: Any) -> None:
@@ -341,21 +351,26 @@ def _start_run(name: str, config: Settings, options: Namespace) -> tuple[Run, Re
 
 
 def _continue_run(folder: Path, name: str, asked: Settings, options: Namespace) -> tuple[Run, Recipe, Settings]:
-    """An existing run with its own config; an override that contradicts that config is refused."""
+    """An existing run with its own config; an override that contradicts that config is refused.
+
+    Where work is spread may change, as no number depends on it.
+    """
     from llm_agents.runtime.config import differences, parse_config
+    from llm_agents.runtime.parallel import WorkerSettings
 
     run, recipe, config = _open_run(folder)
     if run.recipe != name:
         raise UserError(f"{folder} was made by recipe {run.recipe!r}, but {options.config} is for {name!r}")
     where = str(folder / "config.yaml")
-    changed = differences(config, parse_config(recipe.Config, run.config, where, options.overrides))
-    for key, (stored, given) in changed.items():
-        raise UserError(
-            f"--{key} {given} contradicts {where}, which says {stored}: leave it out, or choose another --run"
-        )
-    for key, (stored, given) in differences(config, asked).items():
+    wanted = parse_config(recipe.Config, run.config, where, options.overrides)
+    for key, (stored, given) in differences(config, wanted).items():
+        if key not in WorkerSettings.model_fields:
+            raise UserError(
+                f"--{key} {given} contradicts {where}, which says {stored}: leave it out, or choose another --run"
+            )
+    for key, (stored, given) in differences(wanted, asked).items():
         print(f"{key} stays {stored} as in {where}; {options.config} says {given}", file=sys.stderr)
-    return run, recipe, config
+    return run, recipe, wanted
 
 
 def _default_folder(recipe: str, options: Namespace) -> Path:

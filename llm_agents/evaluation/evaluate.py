@@ -26,18 +26,18 @@ from llm_agents.rollouts.rollout import AnyAgent, rollout
 from llm_agents.runtime.config import Settings, parse_config
 from llm_agents.runtime.console import wide_console
 from llm_agents.runtime.errors import UserError
-from llm_agents.runtime.parallel import parallel_map
+from llm_agents.runtime.parallel import WorkerSettings, parallel_map
 from llm_agents.runtime.progress import progress_bar
 from llm_agents.runtime.run import Run, write_atomically
 
 
-def evaluate_agents(run: Run, recipe: Recipe, panels: Mapping[str, Panel], num_workers: int) -> Comparison:
+def evaluate_agents(run: Run, recipe: Recipe, panels: Mapping[str, Panel], workers: WorkerSettings | int) -> Comparison:
     """Judge a run's agents on panels, and print the table, and what they are beside the recipe's references.
 
     Raises:
         UserError: a worker died.
     """
-    results = evaluate_run(run, recipe, panels, recipe.agent_names(run), num_workers)
+    results = evaluate_run(run, recipe, panels, recipe.agent_names(run), workers)
     comparison = compare([results], recipe.references(run))
     console = wide_console()
     console.print(results_table(results, panels))
@@ -71,19 +71,23 @@ def make_panels(task: LanguageTask, columns: Iterable[Column], size: int, seed: 
 
 
 def evaluate_run(
-    run: Run, recipe: Recipe, panels: Mapping[str, Panel], agent_names: Sequence[str], num_workers: int = 1
+    run: Run,
+    recipe: Recipe,
+    panels: Mapping[str, Panel],
+    agent_names: Sequence[str],
+    workers: WorkerSettings | int = 1,
 ) -> dict[str, dict[str, Result]]:
     """Judge a run's agents on panels: results by column and agent.
 
     What was judged before is read back, so an evaluation that was killed goes on. The numbers do not depend on
-    ``num_workers``: each agent plays each panel as a whole, on one thread.
+    ``workers``: each agent plays each panel as a whole, on one thread.
 
     Args:
         run: a run whose agents are trained.
         recipe: the recipe that made it.
         panels: by the name of their column.
         agent_names: some of ``recipe.agent_names(run)``.
-        num_workers: processes; with 1 everything happens in this one.
+        workers: among how many processes, and where; with 1 everything happens in this one.
 
     Raises:
         UserError: an unknown agent, or a worker died.
@@ -101,7 +105,7 @@ def evaluate_run(
         if not result_path(run.folder, panel.hash, name).exists()
     ]
     with progress_bar("evaluating episodes", sum(len(panel) for *_, panel in jobs)) as advance:
-        for panel in parallel_map(_judge, jobs, num_workers):
+        for panel in parallel_map(_judge, jobs, workers, run.folder):
             advance(len(panel))
     return {
         column: {name: read_result(result_path(run.folder, panel.hash, name)) for name in agent_names}

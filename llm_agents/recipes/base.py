@@ -35,9 +35,10 @@ from llm_agents.rollouts.observation import ActionWords, observations_of
 from llm_agents.rollouts.panels import Column, Panel, phrasing_columns
 from llm_agents.rollouts.rollout import AnyAgent, rollout
 from llm_agents.rollouts.specs import draw_specs
-from llm_agents.runtime.config import Settings, parse_config
+from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.devices import describe_device, find_device
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.parallel import WorkerSettings
 from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import seeded
 from llm_agents.training.checkpoints import load_weights
@@ -60,7 +61,7 @@ PLAYED = "played"
 NUM_KEPT = 4  # episodes of each panel that are kept to be read
 
 
-class LLMAgentConfig(Settings):
+class LLMAgentConfig(WorkerSettings):
     """An LLM that acts in a text environment."""
 
     renamed: ClassVar[Mapping[str, str]] = {"corrections": "dagger"}
@@ -71,8 +72,6 @@ class LLMAgentConfig(Settings):
     """Passed on to the environment, such as ``{level: BabyAI-GoToLocal-v0}``."""
     seed: int = Field(0, ge=0)
     """Seed of data, weights and batches. The panels have a seed of their own."""
-    num_workers: int = Field(2, ge=1)
-    """Processes for demonstrations and judging. No number depends on it."""
     language_model: LanguageModelChoice = TinySettings(text_input="words")
     prompts: PromptSettings = PromptSettings()
     memory: MemorySettings | None = None
@@ -161,7 +160,7 @@ class WarmStartStages:
     def _collect(self, name: str, make_agent: Callable[[LanguageTask], AnyAgent], count: int) -> list[Episode]:
         """Collect episodes for training goals."""
         specs = draw_specs(self.task, "train", count, self.config.seed, name)
-        return collect(self.make_env, make_agent, specs, self.run.episodes(name), name, self.config.num_workers)
+        return collect(self.make_env, make_agent, specs, self.run.episodes(name), name, self.config)
 
     def _warm_start_data(
         self, lm: LanguageModel, episodes: Sequence[Episode], settings: WarmStartSettings
@@ -241,7 +240,7 @@ class LLMAgentRecipe(Recipe):
         panels = make_panels(
             warm_start_stages.task, self.columns(config), config.evaluation.num_episodes, config.evaluation.panel_seed
         )
-        evaluate_agents(run, self, panels, config.num_workers)
+        evaluate_agents(run, self, panels, config)
         self._keep_some(run, panels, warm_start_stages)
 
     def _print_plan(self, config: Any, run: Run) -> None:

@@ -27,8 +27,9 @@ from llm_agents.registry.recipes import Recipe, References
 from llm_agents.rollouts.observation import AgentObservation
 from llm_agents.rollouts.panels import Column, phrasing_columns
 from llm_agents.rollouts.rollout import ActionOutput, AnyAgent
-from llm_agents.runtime.config import Settings, parse_config
+from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.parallel import WorkerSettings
 from llm_agents.runtime.run import Run
 from llm_agents.training.checkpoints import load_weights
 from llm_agents.training.sb3 import GoalObservation, Place, SB3TrainingSettings, SentenceEmbeddings, Training, observe
@@ -45,7 +46,7 @@ class SymbolicPPOSettings(SB3TrainingSettings):
     """Width of the two hidden layers of policy and value."""
 
 
-class SymbolicPPOConfig(Settings):
+class SymbolicPPOConfig(WorkerSettings):
     """A policy on the state and the goal's sentence embedding, trained by stable-baselines3."""
 
     renamed: ClassVar[Mapping[str, str]] = {"sb3": "ppo"}
@@ -56,8 +57,6 @@ class SymbolicPPOConfig(Settings):
     """Passed on to the environment."""
     seed: int = Field(0, ge=0)
     """Seed of weights, goals and starts. The panels have a seed of their own."""
-    num_workers: int = Field(2, ge=1)
-    """Processes for judging. No number depends on it."""
     encoder: str = DEFAULT_ENCODER
     """Text encoder whose sentence embedding stands for the goal."""
     ppo: SymbolicPPOSettings = SymbolicPPOSettings()
@@ -79,7 +78,7 @@ class SymbolicPPORecipe(Recipe):
         self._training(config, self._embeddings(config)).train(run)
         task = self.make_env(config).task
         panels = make_panels(task, self.columns(config), config.evaluation.num_episodes, config.evaluation.panel_seed)
-        evaluate_agents(run, self, panels, config.num_workers)
+        evaluate_agents(run, self, panels, config)
 
     def make_env(self, config: SymbolicPPOConfig) -> LanguageEnv:
         return make_environment(config.environment, **config.options)

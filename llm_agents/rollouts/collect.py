@@ -10,7 +10,7 @@ from envs.language import LanguageEnv, LanguageTask
 from llm_agents.rollouts.rollout import AnyAgent, iter_rollouts
 from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.errors import UserError
-from llm_agents.runtime.parallel import parallel_map
+from llm_agents.runtime.parallel import WorkerSettings, parallel_map
 from llm_agents.runtime.progress import progress_bar
 
 EPISODES_PER_FILE = 256
@@ -22,7 +22,7 @@ def collect(
     specs: Sequence[EpisodeSpec],
     store: EpisodeStore,
     name: str,
-    num_workers: int,
+    workers: WorkerSettings | int,
     episodes_per_file: int = EPISODES_PER_FILE,
 ) -> list[Episode]:
     """The episodes of the cases, in their order; what the store already holds is not played again.
@@ -33,7 +33,7 @@ def collect(
         store: the file of number n holds the n-th ``episodes_per_file`` cases. Each episode is in the journal of its
             file as soon as it has ended, so that a kill loses no more than the episodes that were running.
         name: for the progress bar.
-        num_workers: processes; the result does not depend on it.
+        workers: among how many processes, and where; the result does not depend on it.
 
     Raises:
         UserError: the store holds episodes of other cases.
@@ -45,7 +45,7 @@ def collect(
     ]
     if jobs:
         with progress_bar(f"collecting {name}", len(specs), sum(len(chunks[number]) for number in done)) as advance:
-            for num_episodes in parallel_map(play_file, jobs, num_workers):
+            for num_episodes in parallel_map(play_file, jobs, workers, store.folder):
                 advance(num_episodes)
     return store.read()
 

@@ -42,11 +42,11 @@ def test_results_are_in_the_order_of_the_cases():
 
 
 def test_the_numbers_do_not_depend_on_the_workers_nor_on_a_second_call(run: Run, tmp_path: Path):
-    inline = evaluate_run(run, RECIPE, PANELS, AGENTS, num_workers=1)
+    inline = evaluate_run(run, RECIPE, PANELS, AGENTS, workers=1)
     assert list(inline) == ["easy", "rephrase (new)"]
     assert all(list(row) == AGENTS for row in inline.values())
     other = Run.create(tmp_path / "other", "toy", run.config)
-    assert evaluate_run(other, RECIPE, PANELS, AGENTS, num_workers=2) == inline
+    assert evaluate_run(other, RECIPE, PANELS, AGENTS, workers=2) == inline
     assert evaluate_run(run, RECIPE, PANELS, AGENTS) == inline
 
 
@@ -91,7 +91,7 @@ def test_an_unknown_agent_is_named(run: Run):
 def test_a_run_whose_folder_is_gone_is_named_by_a_worker(run: Run):
     shutil.rmtree(run.folder)
     with pytest.raises(UserError, match="is not a run folder"):
-        evaluate_run(run, RECIPE, PANELS, AGENTS, num_workers=1)
+        evaluate_run(run, RECIPE, PANELS, AGENTS, workers=1)
 
 
 def test_the_table_and_the_json():
