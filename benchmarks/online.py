@@ -21,8 +21,8 @@ from benchmarks.harness import Comparison
 from llm_agents.agents.prompts import PromptRenderer
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings, action_ids
 from llm_agents.models.language_model import LanguageModel
-from llm_agents.recipes.base import LLMAgentConfig, WarmStartStages
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
+from llm_agents.recipes.llm_agent import LLMAgentConfig, WarmStartStages
 from llm_agents.recipes.ppo import PPOConfig, PPOLearner
 from llm_agents.rollouts.observation import AgentObservation, PastStep
 from llm_agents.runtime.run import Run
@@ -48,29 +48,29 @@ def comparisons() -> Iterator[Comparison]:
 
 def _comparisons(folder: Path) -> Iterator[Comparison]:
     ppo = PPOConfig.model_validate({**COMMON, "scorer": {"normalisation": "sum"}, "ppo": ROUND})
-    warm_start_stages = WarmStartStages(ppo, Run.create(folder, "benchmark", {}))
+    shared = WarmStartStages(ppo, Run.create(folder, "benchmark", {}))
     torch.manual_seed(0)
-    learner = PPOLearner(ActionScorer(warm_start_stages.new_model(), ScorerSettings(normalisation="sum")), ppo)
-    ours = _training(learner, ppo.ppo, warm_start_stages)
-    theirs = PlainLoop(warm_start_stages, ppo).score
+    learner = PPOLearner(ActionScorer(shared.new_model(), ScorerSettings(normalisation="sum")), ppo)
+    ours = _training(learner, ppo.ppo, shared)
+    theirs = PlainLoop(shared, ppo).score
     yield Comparison("PPO over action texts", "decisions", "a loop with one forward an action", ours, theirs)
 
     text = {"text_agent": {"max_new_tokens": MAX_NEW_TOKENS}, "grpo": {**ROUND, "num_groups": 4, "group_size": 8}}
     grpo = GRPOConfig.model_validate({**COMMON, **text})
-    ours = _training(GRPOLearner(warm_start_stages.new_model(), grpo), grpo.grpo, warm_start_stages)
-    theirs = PlainLoop(warm_start_stages, grpo).write
+    ours = _training(GRPOLearner(shared.new_model(), grpo), grpo.grpo, shared)
+    theirs = PlainLoop(shared, grpo).write
     yield Comparison("GRPO of free text", "decisions", "a loop with generate()", ours, theirs)
 
 
-def _training(learner: Learner, settings: OnlineSettings, warm_start_stages: WarmStartStages) -> Callable[[], float]:
+def _training(learner: Learner, settings: OnlineSettings, shared: WarmStartStages) -> Callable[[], float]:
     """Return a function that runs one iteration as `train_online` does."""
-    groups, run = learner.parameter_groups(), warm_start_stages.run
+    groups, run = learner.parameter_groups(), shared.run
     optimization = Optimization(learner.module, groups, run, "benchmark", settings.weight_decay, settings.max_grad_norm)
 
     def iterate() -> float:
         number = optimization.step
-        rollouts = draw_rollouts(warm_start_stages.task, settings, 0, number)
-        episodes = play(learner.agent, warm_start_stages.make_env, rollouts, settings.num_envs)
+        rollouts = draw_rollouts(shared.task, settings, 0, number)
+        episodes = play(learner.agent, shared.make_env, rollouts, settings.num_envs)
         rng = np.random.default_rng(number)
         rewarded = [dataclasses.replace(e, rewards=rng.random(len(e)).astype(np.float32)) for e in episodes]
         batch, _ = learner.make_batch(rewarded, rollouts.groups, number)
@@ -84,13 +84,13 @@ def _training(learner: Learner, settings: OnlineSettings, warm_start_stages: War
 class PlainLoop:
     """A few decisions in one environment, then an update from them."""
 
-    def __init__(self, warm_start_stages: WarmStartStages, config: LLMAgentConfig) -> None:
+    def __init__(self, shared: WarmStartStages, config: LLMAgentConfig) -> None:
         torch.manual_seed(0)
-        self._lm: LanguageModel = warm_start_stages.new_model()
+        self._lm: LanguageModel = shared.new_model()
         self._tokenizer = self._lm.tokenizer
         self._renderer = PromptRenderer(self._lm, config.prompts)
         self._optimizer = torch.optim.AdamW(self._lm.parameters(), lr=1e-4)
-        self._env, self._seeds = warm_start_stages.make_env(), count()
+        self._env, self._seeds = shared.make_env(), count()
         self._observation = self._reset()
 
     def score(self) -> float:

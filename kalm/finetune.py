@@ -8,6 +8,7 @@ It is trained on training goals only; those of unseen splits are there to be jud
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,20 +28,18 @@ from envs.goals import unknown
 from envs.language import LanguageEnv
 from kalm.offline import PolicyAgent
 from kalm.offline.networks import GoalConditionedMLP
-from kalm.recipe import KalmRecipe
+from kalm.policies import load_policy_agent
+from kalm.recipe import policies_of
 from kalm.settings import KalmConfig
-from kalm.stages import COLUMNS
 from kalm.trajectory_lm import StateNormalizer
-from llm_agents.agents.scripted import ExpertAgent, RandomAgent
-from llm_agents.evaluation.evaluate import EvaluationSettings, evaluate_agents, make_panels
+from kalm.workspace import COLUMNS, Workspace
 from llm_agents.models.text_encoder import PackedFeatures, TextEncoder
+from llm_agents.recipes.base import EXPERT, RecipeConfig, Stage, TrainingRecipe, baseline_agents
 from llm_agents.registry.environments import make_environment
-from llm_agents.registry.recipes import Recipe, References
+from llm_agents.registry.recipes import Agents, References, load_run_config
 from llm_agents.rollouts.panels import Column
-from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.runtime.config import Settings, parse_config
 from llm_agents.runtime.errors import UserError
-from llm_agents.runtime.parallel import WorkerSettings
 from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import seeded
 from llm_agents.training.checkpoints import load_weights
@@ -73,7 +72,7 @@ class FinetuneTrainingSettings(SB3TrainingSettings):
     """Of Adam, for the critic in these rounds: it has everything to learn, and nothing yet to spoil."""
 
 
-class FinetuneConfig(WorkerSettings):
+class FinetuneConfig(RecipeConfig):
     """A policy of a KALM run, fine-tuned online on training goals."""
 
     renamed: ClassVar[Mapping[str, str]] = {"sb3": "ppo"}
@@ -84,37 +83,50 @@ class FinetuneConfig(WorkerSettings):
     """Seed of the critic's weights, of goals and of starts. The panels have a seed of their own."""
     start_from: StartSettings = StartSettings()
     ppo: FinetuneTrainingSettings = FinetuneTrainingSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
 
 
-class FinetuneRecipe(Recipe):
-    """PPO from a policy that KALM trained offline."""
+class Finetune(Stage):
+    """Train in rounds, at first the critic alone."""
 
-    Config = FinetuneConfig
+    purpose = "Fine-tune: the policy goes on learning from the environment's reward, by PPO on training goals."
 
-    def run(self, config: FinetuneConfig, run: Run) -> None:
-        """Train in rounds, then judge beside the policy it started from.
+    def __init__(self, config: FinetuneConfig, run: Run) -> None:
+        self._config, self._run = config, run
 
-        Raises:
-            UserError: see `load_start`.
-        """
-        self.train(config, run)
-        task = self.make_env(config).task
-        panels = make_panels(task, COLUMNS, config.evaluation.num_episodes, config.evaluation.panel_seed)
-        evaluate_agents(run, self, panels, config)
+    def done(self) -> bool:
+        return self._run.has_finished(NAME)
 
-    def train(self, config: FinetuneConfig, run: Run) -> None:
-        """All rounds that are not done yet, at first of the critic alone."""
-        agent = load_start(config)
-        networks = ActorCritic(agent, config.seed)
-        training, settings = make_training(config, agent, networks), config.ppo
+    def run(self) -> None:
+        agent = load_start(self._config)
+        networks = ActorCritic(agent, self._config.seed)
+        training, settings = make_training(self._config, agent, networks), self._config.ppo
 
         def warm_up(number: int) -> None:
             networks.actor_learns = number >= settings.value_warmup
             rate = settings.learning_rate if networks.actor_learns else settings.warmup_learning_rate
             training.model.lr_schedule = FloatSchedule(rate)
 
-        training.train(run, warm_up)
+        training.train(self._run, warm_up)
+
+
+class FinetuneRecipe(TrainingRecipe[FinetuneConfig]):
+    """PPO from a policy that KALM trained offline."""
+
+    Config = FinetuneConfig
+
+    def prepare(self, config: FinetuneConfig, run: Run) -> None:
+        """Refuse what `load_start` refuses."""
+        load_start(config)
+
+    def stages(self, config: FinetuneConfig, run: Run) -> list[Stage]:
+        return [Finetune(config, run)]
+
+    def plan(self, config: FinetuneConfig, run: Run) -> list[str]:
+        start, ppo = config.start_from, config.ppo
+        return [
+            f"go on from {start.agent} of {start.run}",
+            f"{ppo.num_rounds} rounds of {ppo.steps_per_round} environment steps, seed {config.seed}",
+        ]
 
     def make_env(self, config: FinetuneConfig) -> LanguageEnv:
         return make_environment(config.environment)
@@ -122,25 +134,21 @@ class FinetuneRecipe(Recipe):
     def columns(self, config: FinetuneConfig) -> list[Column]:
         return list(COLUMNS)
 
-    def agent_names(self, run: Run) -> list[str]:
-        return ["random", "expert", START, NAME]
+    def agents(self, run: Run) -> Agents:
+        config = load_run_config(self, run)
+        task = self.make_env(config).task
+        return {**baseline_agents(task), START: partial(load_start, config), NAME: partial(_load, config, run)}
 
     def references(self, run: Run) -> References:
-        return References(START, "expert")
+        return References(START, EXPERT)
 
-    def load_agent(self, run: Run, name: str) -> AnyAgent:
-        if name not in self.agent_names(run):
-            raise UserError(unknown("agent", name, self.agent_names(run)))
-        config = parse_config(FinetuneConfig, run.config, str(run.folder))
-        if name == "random":
-            return RandomAgent()
-        if name == "expert":
-            return ExpertAgent(self.make_env(config).task)
-        agent = load_start(config)
-        if name == NAME:  # the policy that is trained is the agent's own
-            training = make_training(config, agent, ActorCritic(agent, config.seed))
-            load_weights(training.model.policy, run, NAME)
-        return agent
+
+def _load(config: FinetuneConfig, run: Run) -> PolicyAgent:
+    """The fine-tuned policy: the one that is trained is the agent's own."""
+    agent = load_start(config)
+    training = make_training(config, agent, ActorCritic(agent, config.seed))
+    load_weights(training.model.policy, run, NAME)
+    return agent
 
 
 def load_start(config: FinetuneConfig) -> PolicyAgent:
@@ -156,11 +164,11 @@ def load_start(config: FinetuneConfig) -> PolicyAgent:
     theirs = parse_config(KalmConfig, source.config, str(Path(start.run) / "config.yaml"))
     if _bare(theirs.environment) != _bare(config.environment):
         raise UserError(f"{start.run} was trained in {theirs.environment}, not in {config.environment}")
-    policies = [name for name in KalmRecipe().agent_names(source) if name.startswith("real")]
+    workspace = Workspace(theirs, source)
+    policies = policies_of(workspace)
     if start.agent not in policies:
-        raise UserError(unknown("start_from.agent", start.agent, policies))
-    agent = KalmRecipe().load_agent(source, start.agent)
-    assert isinstance(agent, PolicyAgent)
+        raise UserError(unknown("start_from.agent", start.agent, list(policies)))
+    agent = load_policy_agent(workspace, policies[start.agent])
     agent.temperature = start.temperature or agent.temperature
     if not agent.temperature:
         raise UserError(f"{start.run} acts at temperature 0, without chance: give --start_from.temperature 0.5")

@@ -6,41 +6,63 @@ it was, and ends with the same numbers.
 
 from __future__ import annotations
 
-from envs.goals import unknown
+from collections.abc import Mapping
+from functools import partial
+
 from envs.language import LanguageEnv
 from kalm.lm_agent import TrajectoryLMAgent
+from kalm.offline import ALGORITHMS
+from kalm.policies import PolicySpec, load_policy_agent, policy_specs
 from kalm.settings import KalmConfig, Method
-from kalm.stages import COLUMNS, Stages
-from kalm.summary import BASELINE, ORACLE, summarize
-from llm_agents.agents.scripted import ExpertAgent, RandomAgent
-from llm_agents.evaluation.evaluate import evaluate_agents
+from kalm.stages import ChooseFraction, Collect, Imagine, LearnModels, QualityGate, TrainPolicies
+from kalm.summary import BASELINE, ORACLE, in_sentences, summarize
+from kalm.workspace import COLUMNS, UNSEEN, Workspace
+from llm_agents.evaluation.compare import Comparison
+from llm_agents.recipes.base import Stage, TrainingRecipe, baseline_agents
 from llm_agents.registry.environments import make_environment
-from llm_agents.registry.recipes import Recipe, References
-from llm_agents.rollouts.panels import Column
-from llm_agents.rollouts.rollout import AnyAgent
-from llm_agents.runtime.errors import UserError
+from llm_agents.registry.recipes import Agents, References
+from llm_agents.rollouts.panels import Column, Panel
+from llm_agents.runtime.devices import describe_device, find_device
 from llm_agents.runtime.run import Run
 
+CAPTIONS: dict[Method, str] = {
+    "lm_greedy": "written by the language model, greedy and unfiltered",
+    "lm_sample": "written by the language model, sampled and verified",
+    "search": "lookahead in the language model's dynamics, verified",
+    "search_mlp": "lookahead in an MLP's dynamics, verified",
+}
 
-class KalmRecipe(Recipe):
+
+class KalmRecipe(TrainingRecipe[KalmConfig]):
     """Knowledgeable agents from language model rollouts (Pang et al., NeurIPS 2024)."""
 
     Config = KalmConfig
 
-    def run(self, config: KalmConfig, run: Run) -> None:
-        """Everything, stage by stage.
+    def prepare(self, config: KalmConfig, run: Run) -> None:
+        """Refuse actions that cannot be learned, and too few episodes for each kind of goal."""
+        workspace = Workspace(config, run)
+        ALGORITHMS[config.policy.algorithm].check(workspace.actions)
+        for split in UNSEEN:
+            workspace.unseen_specs(split)
 
-        Raises:
-            UserError: imagination fails the quality gate, a loss is not finite, or the environment does not fit.
-        """
-        stages = Stages(config, run)
-        stages.check()
-        stages.print_plan()
-        stages.collect()
-        stages.learn_models()
-        stages.imagine()
-        stages.train_policies()
-        self._evaluate(config, run)
+    def stages(self, config: KalmConfig, run: Run) -> list[Stage]:
+        workspace = Workspace(config, run)
+        kinds = (Collect, LearnModels, Imagine, QualityGate, ChooseFraction, TrainPolicies)
+        return [kind(workspace) for kind in kinds]
+
+    def plan(self, config: KalmConfig, run: Run) -> list[str]:
+        imagination, grounding, policy = config.imagination, config.grounding, config.policy
+        unseen = imagination.num_rephrase + imagination.num_easy + imagination.num_hard
+        num_methods, device = len(imagination.methods), describe_device(find_device(config.language_model.device))
+        return [
+            f"collect {config.data.num_rollouts} rollouts and {config.data.num_random_rollouts} random ones",
+            f"ground {config.language_model.name} on {device} for {grounding.num_steps} steps of "
+            f"{grounding.batch_size} sequences",
+            f"imagine {unseen} episodes by {num_methods} methods",
+            f"train {num_methods + 2} policies ({policy.algorithm}) for {policy.num_steps} steps of "
+            f"{policy.batch_size} transitions",
+            f"seed {config.seed}",
+        ]
 
     def make_env(self, config: KalmConfig) -> LanguageEnv:
         return make_environment(config.environment)
@@ -48,43 +70,44 @@ class KalmRecipe(Recipe):
     def columns(self, config: KalmConfig) -> list[Column]:
         return list(COLUMNS)
 
-    def agent_names(self, run: Run) -> list[str]:
-        methods = Stages(KalmConfig.model_validate(run.config), run).imagined_methods
-        return ["random", "expert", "lm", "real", *(f"real+{method}" for method in methods), "real+oracle"]
+    def agents(self, run: Run) -> Agents:
+        config = KalmConfig.model_validate(run.config)
+        workspace = Workspace(config, run)
+        policies = policies_of(workspace)
+        return {
+            **baseline_agents(workspace.task),
+            "lm": lambda: TrajectoryLMAgent(workspace.language_model, config.policy.temperature),
+            **{name: partial(load_policy_agent, workspace, spec) for name, spec in policies.items()},
+        }
 
     def references(self, run: Run) -> References:
         return References(BASELINE, ORACLE)
-
-    def load_agent(self, run: Run, name: str) -> AnyAgent:
-        config = KalmConfig.model_validate(run.config)
-        if name not in self.agent_names(run):
-            raise UserError(unknown("agent", name, self.agent_names(run)))
-        if name == "random":
-            return RandomAgent()
-        if name == "expert":
-            return ExpertAgent(self.make_env(config).task)
-        stages = Stages(config, run)
-        if name == "lm":
-            return TrajectoryLMAgent(stages.load_language_model(), config.policy.temperature)
-        return stages.load_policy_agent(name, stages.chosen_fraction())
 
     def episode_stores(self, run: Run) -> dict[str, str]:
         methods = KalmConfig.model_validate(run.config).imagination.methods
         return {
             "real": "real: the expert in the environment, training goals",
-            **{f"imagined_{method}": f"imagined: {_CAPTIONS[method]}" for method in methods},
+            **{f"imagined_{method}": f"imagined: {CAPTIONS[method]}" for method in methods},
             "oracle": "real: the expert in the environment, unseen goals (oracle)",
         }
 
-    def _evaluate(self, config: KalmConfig, run: Run) -> None:
-        panels = Stages(config, run).panels()
-        comparison = evaluate_agents(run, self, panels, config)
-        run.get_or_compute("summary", lambda: summarize(comparison))
+    def report_tables(self, run: Run) -> dict[str, str]:
+        methods = KalmConfig.model_validate(run.config).imagination.methods
+        return {
+            "summary": "What imagination is worth",
+            "imagined_fraction": "How much of a batch is imagined: success on training goals, on a panel of its own",
+            **{f"gate_{method}": f"{method}: imagined for training goals, replayed" for method in methods},
+            **{f"verifier_{method}": f"{method}: imagined for unseen goals, verified" for method in methods},
+        }
+
+    def after_evaluation(
+        self, config: KalmConfig, run: Run, panels: Mapping[str, Panel], comparison: Comparison
+    ) -> None:
+        policies = list(policies_of(Workspace(config, run)))
+        run.get_or_compute("summary", lambda: summarize(comparison, policies))
+        print(f"\n{in_sentences(comparison, policies)}")
 
 
-_CAPTIONS: dict[Method, str] = {
-    "lm_greedy": "written by the language model, greedy and unfiltered",
-    "lm_sample": "written by the language model, sampled and verified",
-    "search": "lookahead in the language model's dynamics, verified",
-    "search_mlp": "lookahead in an MLP's dynamics, verified",
-}
+def policies_of(workspace: Workspace) -> dict[str, PolicySpec]:
+    """Return the policies of a run by their names in tables."""
+    return {spec.name: spec for spec in policy_specs(workspace)}

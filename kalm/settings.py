@@ -17,8 +17,8 @@ from llm_agents.evaluation.evaluate import EvaluationSettings
 from llm_agents.models.loading import LanguageModelChoice
 from llm_agents.models.text_encoder import DEFAULT_ENCODER
 from llm_agents.models.tiny import TinySettings
+from llm_agents.recipes.base import RecipeConfig
 from llm_agents.runtime.config import Settings
-from llm_agents.runtime.parallel import WorkerSettings
 
 Method = Literal["lm_greedy", "lm_sample", "search", "search_mlp"]
 
@@ -37,7 +37,7 @@ class DataSettings(Settings):
 
 
 class ImaginationSettings(Settings):
-    """How much is imagined for unseen goals, and in which ways."""
+    """How much is imagined for unseen goals, and by which methods."""
 
     renamed: ClassVar[Mapping[str, str]] = {"ways": "methods"}
     renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {
@@ -45,23 +45,23 @@ class ImaginationSettings(Settings):
     }
 
     methods: tuple[Method, ...] = ("lm_greedy", "lm_sample", "search", "search_mlp")
-    """Each way makes a data set of its own, and a policy trained on it."""
+    """Each method makes a data set of its own, and a policy trained on it."""
     num_rephrase: int = Field(2_400, ge=1)
-    """Cases for known goals in the given half of their new phrasings."""
+    """Episodes for known goals in the given half of their new phrasings."""
     num_easy: int = Field(600, ge=1)
-    """Cases for goals of the split ``easy``."""
+    """Episodes for goals of the split ``easy``."""
     num_hard: int = Field(2_400, ge=1)
-    """Cases for goals of the split ``hard``, the same number for each family."""
+    """Episodes for goals of the split ``hard``, the same number for each family."""
 
 
 class ValidatedSettings(EvaluationSettings):
     """How the agents are judged, on the way and at the end."""
 
     num_validation: int = Field(100, ge=1)
-    """Episodes, on training goals and other starts, from which the share of imagined data is chosen."""
+    """Episodes, on training goals and other starts, from which the fraction of imagined data is chosen."""
 
 
-class KalmConfig(WorkerSettings):
+class KalmConfig(RecipeConfig):
     """Knowledgeable agents from language model rollouts (Pang et al., NeurIPS 2024)."""
 
     environment: str = "envs:ClevrRobot-v0"

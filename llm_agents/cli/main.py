@@ -91,7 +91,7 @@ def evaluate(options: Namespace) -> int:
     if options.json:
         _require_writable(options.json)
     run.record_command(["llm-agents", *options.arguments])
-    agents = options.agents or recipe.agent_names(run)
+    agents = options.agents or list(recipe.agents(run))
     results = evaluate_run(run, recipe, panels, agents, workers)
     wide_console().print(results_table(results, panels))
     if options.json:

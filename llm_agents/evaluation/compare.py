@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.goals import GoalSet, unknown
-from envs.language import LanguageTask
-from llm_agents.evaluation.results import Result, StoredPanel, stored_panels
+from envs.goals import unknown
+from llm_agents.evaluation.results import Result, select, stored_panels
 from llm_agents.evaluation.statistics import Estimate, over_seeds, paired_difference, success_rate
-from llm_agents.registry.recipes import Recipe, References, find_recipe
-from llm_agents.rollouts.panels import Panel
-from llm_agents.runtime.config import parse_config
+from llm_agents.registry.recipes import References, find_recipe
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
 
@@ -67,9 +62,7 @@ def compare(runs: Sequence[Results], references: References) -> Comparison:
         references=references,
         rates={a: {c: _rate(scores[a][c]) for c in columns} for a in agents},
         differences={a: {c: paired_difference(scores[a][c], scores[baseline][c]) for c in columns} for a in others},
-        fractions={
-            a: {c: float(scores[a][c].mean() / max(scores[oracle][c].mean(), 1e-9)) for c in columns} for a in agents
-        },
+        fractions={a: {c: _fraction(scores[a][c].mean(), scores[oracle][c].mean()) for c in columns} for a in agents},
     )
 
 
@@ -113,55 +106,35 @@ def read_results(
     for column in columns:
         if column not in keys:
             raise UserError(unknown("column", column, list(keys)))
-    recipe = find_recipe(runs[0].recipe)
-    order = recipe.agent_names(runs[0])
-    split = partial(_by_family, _make_task(recipe, runs[0]).goal_set) if by_family else _as_it_is
-    return [
-        {
-            part.column: _in_order(part.results, order)
-            for column in columns or keys
-            for part in split(replace(panels[keys[column]], column=column))
-        }
-        for panels in stored
-    ]
+    agents = list(find_recipe(runs[0].recipe).agents(runs[0]))
+    found = [{column: select(panels[keys[column]].results, agents) for column in columns or keys} for panels in stored]
+    return [_by_family(results) for results in found] if by_family else found
 
 
-def _make_task(recipe: Recipe, run: Run) -> LanguageTask:
-    return recipe.make_env(parse_config(recipe.Config, run.config, str(run.folder))).task
+def _by_family(results: Results) -> dict[str, dict[str, Result]]:
+    """A column for each family of goals of each column."""
+    parts: dict[str, dict[str, Result]] = {}
+    for column, by_agent in results.items():
+        for agent, result in by_agent.items():
+            for family, part in result.by("family").items():
+                parts.setdefault(f"{column}: {family} ({part.episodes})", {})[agent] = part
+    return parts
 
 
-def _as_it_is(panel: StoredPanel) -> list[StoredPanel]:
-    return [panel]
-
-
-def _by_family(goals: GoalSet, panel: StoredPanel) -> list[StoredPanel]:
-    """A panel for each family of its goals."""
-    families = defaultdict(list)
-    for number, spec in enumerate(panel.panel.specs):
-        families[goals.find(spec.goal_id).family].append(number)
-    return [
-        StoredPanel(
-            f"{panel.column}: {family} ({len(numbers)})",
-            Panel(tuple(panel.panel.specs[number] for number in numbers)),
-            {name: result.of_episodes(numbers) for name, result in panel.results.items()},
-        )
-        for family, numbers in sorted(families.items())
-    ]
-
-
-def _in_order(results: Mapping[str, Result], order: Sequence[str]) -> dict[str, Result]:
-    return {name: results[name] for name in [*order, *results] if name in results}
+def _fraction(rate: float, oracle: float) -> float:
+    """NaN where the oracle has nothing."""
+    return float(rate / oracle) if oracle > 0 else float("nan")
 
 
 def _rate(scores: NDArray[np.float64]) -> Estimate:
-    """Of (runs, cases)."""
+    """Of (runs, episodes)."""
     if len(scores) == 1:
         return success_rate(int(scores.sum()), scores.size)
     return over_seeds(scores)
 
 
 def _scores(runs: Sequence[Results], column: str, agent: str) -> NDArray[np.float64]:
-    """(runs, cases)."""
+    """(runs, episodes)."""
     try:
         return np.array([run[column][agent].outcomes for run in runs], np.float64)
     except KeyError:

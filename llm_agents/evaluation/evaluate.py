@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -13,31 +11,26 @@ from pydantic import Field
 from envs.goals import unknown
 from envs.language import LanguageEnv, LanguageTask
 from llm_agents.evaluation.compare import Comparison, compare
-from llm_agents.evaluation.results import (
-    Result,
-    read_result,
-    result_path,
-    store_panel,
-)
+from llm_agents.evaluation.results import Result, Row, read_result, result_path, store_panel, store_result
 from llm_agents.evaluation.tables import results_table, tables
-from llm_agents.registry.recipes import Recipe
+from llm_agents.registry.recipes import Recipe, load_agent, load_run_config
 from llm_agents.rollouts.panels import Column, Panel, make_panel
 from llm_agents.rollouts.rollout import AnyAgent, rollout
-from llm_agents.runtime.config import Settings, parse_config
+from llm_agents.runtime.config import Settings
 from llm_agents.runtime.console import wide_console
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.parallel import WorkerSettings, parallel_map
 from llm_agents.runtime.progress import progress_bar
-from llm_agents.runtime.run import Run, write_atomically
+from llm_agents.runtime.run import Run
 
 
 def evaluate_agents(run: Run, recipe: Recipe, panels: Mapping[str, Panel], workers: WorkerSettings | int) -> Comparison:
-    """Judge a run's agents on panels, and print the table, and what they are beside the recipe's references.
+    """Judge a run's agents on panels; print the table, and how they compare with the recipe's references.
 
     Raises:
         UserError: a worker died.
     """
-    results = evaluate_run(run, recipe, panels, recipe.agent_names(run), workers)
+    results = evaluate_run(run, recipe, panels, list(recipe.agents(run)), workers)
     comparison = compare([results], recipe.references(run))
     console = wide_console()
     console.print(results_table(results, panels))
@@ -55,18 +48,16 @@ class EvaluationSettings(Settings):
     """Seed of the panels."""
 
 
-def evaluate_agent(agent: AnyAgent, make_env: Callable[[], LanguageEnv], panel: Panel, num_envs: int = 64) -> Result:
-    """Play every case of a panel once."""
+def evaluate_agent(
+    agent: AnyAgent, make_env: Callable[[], LanguageEnv], panel: Panel, name: str = "", num_envs: int = 64
+) -> Result:
+    """Play every spec of a panel once."""
     episodes = rollout(agent, make_env, panel.specs, num_envs)
-    return Result(
-        outcomes=[int(episode.success) for episode in episodes],
-        returns=[float(episode.rewards.sum()) for episode in episodes],
-        lengths=[len(episode) for episode in episodes],
-    )
+    return Result(tuple(Row.of(episode, name, panel.hash) for episode in episodes))
 
 
 def make_panels(task: LanguageTask, columns: Iterable[Column], size: int, seed: int = 0) -> dict[str, Panel]:
-    """A panel of ``size`` cases for each column, by the column's name."""
+    """Make a panel of ``size`` episodes for each column, by the column's name."""
     return {column.name: make_panel(task, column.split, size, seed, column.subset, column.kind) for column in columns}
 
 
@@ -86,15 +77,16 @@ def evaluate_run(
         run: a run whose agents are trained.
         recipe: the recipe that made it.
         panels: by the name of their column.
-        agent_names: some of ``recipe.agent_names(run)``.
+        agent_names: some of ``recipe.agents(run)``.
         workers: among how many processes, and where; with 1 everything happens in this one.
 
     Raises:
         UserError: an unknown agent, or a worker died.
     """
+    known = list(recipe.agents(run))
     for name in agent_names:
-        if name not in recipe.agent_names(run):
-            raise UserError(unknown("agent", name, recipe.agent_names(run)))
+        if name not in known:
+            raise UserError(unknown("agent", name, known))
     for column, panel in panels.items():
         store_panel(run, column, panel)
     distinct = {panel.hash: panel for panel in panels.values()}
@@ -115,14 +107,14 @@ def evaluate_run(
 
 def _judge(folder: Path, recipe: Recipe, name: str, panel: Panel) -> Panel:
     """One job: judge one agent on one panel and store the result. Runs in any process."""
-    config = parse_config(recipe.Config, Run.open(folder).config, str(folder / "config.yaml"))
+    config = load_run_config(recipe, Run.open(folder))
     agent = _load_agent(folder, type(recipe), name)
-    result = evaluate_agent(agent, partial(recipe.make_env, config), panel)
-    write_atomically(result_path(folder, panel.hash, name), json.dumps(asdict(result)))
+    result = evaluate_agent(agent, partial(recipe.make_env, config), panel, name)
+    store_result(result_path(folder, panel.hash, name), result.rows)
     return panel
 
 
 @lru_cache(maxsize=1)
 def _load_agent(folder: Path, recipe_cls: type[Recipe], name: str) -> AnyAgent:
     """The agent, kept for the next panel: jobs come agent by agent."""
-    return recipe_cls().load_agent(Run.open(folder), name)
+    return load_agent(recipe_cls(), Run.open(folder), name)

@@ -1,14 +1,21 @@
-"""Results of agents on panels, and where they are kept."""
+"""Results: one tidy row an episode, in the run's folder; everything else is grouped from these rows.
+
+::
+
+    evaluation/<panel hash>.json           the column's name and the panel
+    evaluation/<panel hash>/<agent>.jsonl  a row for each episode of the panel, in its order
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from envs.episodes import Episode
 from llm_agents.evaluation.statistics import Estimate, success_rate
 from llm_agents.rollouts.panels import Panel
 from llm_agents.rollouts.specs import EpisodeSpec
@@ -16,26 +23,56 @@ from llm_agents.runtime.run import Run, write_atomically
 
 
 @dataclass(frozen=True)
-class Result:
-    """How one agent did on one panel, in the order of its cases.
+class Row:
+    """How one agent did in one episode of a panel.
 
     Attributes:
-        outcomes: 1 where the goal was reached, else 0.
-        returns: the undiscounted sum of rewards.
-        lengths: the number of steps.
+        agent: its name.
+        panel: the hash of the panel.
+        goal_id, family, split, instruction, seed: what was asked, in which words, from which start.
+        success: 1 where the goal was reached, else 0.
+        reward: the undiscounted sum of rewards.
+        length: the number of steps.
     """
 
-    outcomes: list[int]
-    returns: list[float]
-    lengths: list[int]
+    agent: str
+    panel: str
+    goal_id: str
+    family: str
+    split: str
+    instruction: str
+    seed: int
+    success: int
+    reward: float
+    length: int
 
-    def of_episodes(self, specs: Sequence[int]) -> Result:
-        """On a part of the panel, by the numbers of its cases."""
-        return Result(
-            outcomes=[self.outcomes[spec] for spec in specs],
-            returns=[self.returns[spec] for spec in specs],
-            lengths=[self.lengths[spec] for spec in specs],
+    @classmethod
+    def of(cls, episode: Episode, agent: str, panel: str) -> Row:
+        """Return the row of an episode."""
+        return cls(
+            agent=agent,
+            panel=panel,
+            goal_id=episode.goal_id,
+            family=episode.family,
+            split=episode.split,
+            instruction=episode.instruction,
+            seed=episode.seed,
+            success=int(episode.success),
+            reward=float(episode.rewards.sum()),
+            length=len(episode),
         )
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one agent did in some episodes, in the order of their panel."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def outcomes(self) -> list[int]:
+        """1 where the goal was reached, else 0."""
+        return [row.success for row in self.rows]
 
     @property
     def successes(self) -> int:
@@ -43,12 +80,17 @@ class Result:
 
     @property
     def episodes(self) -> int:
-        return len(self.outcomes)
+        return len(self.rows)
 
     @property
     def rate(self) -> Estimate:
         """The success rate with its Wilson interval."""
         return success_rate(self.successes, self.episodes)
+
+    def by(self, field: str) -> dict[str, Result]:
+        """Group the rows by one of their fields, such as ``family``; groups are sorted."""
+        names = sorted({getattr(row, field) for row in self.rows})
+        return {name: Result(tuple(row for row in self.rows if getattr(row, field) == name)) for name in names}
 
 
 @dataclass(frozen=True)
@@ -61,13 +103,13 @@ class StoredPanel:
 
 
 def stored_panels(run: Run) -> list[StoredPanel]:
-    """Every panel that a run was judged on, oldest first."""
+    """Read every panel that a run was judged on, oldest first."""
     paths = sorted((run.folder / "evaluation").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     return [_read_panel(path) for path in paths]
 
 
 def column_as_json(column: str, panel: Panel, results: Mapping[str, Result]) -> dict[str, Any]:
-    """One column of the table as plain data; the split of a panel of your own may be ``mixed``."""
+    """Return one column of the table as plain data; the split of a panel of your own may be ``mixed``."""
     splits = {spec.split for spec in panel.specs}
     return {
         "column": column,
@@ -75,6 +117,35 @@ def column_as_json(column: str, panel: Panel, results: Mapping[str, Result]) -> 
         "panel": panel.hash,
         "agents": {name: _numbers(result) for name, result in results.items()},
     }
+
+
+def result_path(folder: Path, panel_hash: str, agent: str) -> Path:
+    """Return where the rows of an agent on a panel are."""
+    return folder / "evaluation" / panel_hash / f"{quote(agent, safe=' ()')}.jsonl"
+
+
+def store_panel(run: Run, column: str, panel: Panel) -> None:
+    """Write down what a run is judged on."""
+    path = run.folder / "evaluation" / f"{panel.hash}.json"
+    if not path.exists():
+        specs = [asdict(spec) for spec in panel.specs]
+        write_atomically(path, json.dumps({"column": column, "specs": specs}, indent=1))
+
+
+def store_result(path: Path, rows: Iterable[Row]) -> None:
+    """Write the rows of an agent on a panel."""
+    write_atomically(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
+
+
+def read_result(path: Path) -> Result:
+    """Read the rows of an agent on a panel."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return Result(tuple(Row(**json.loads(line)) for line in lines))
+
+
+def select(results: Mapping[str, Result], agents: Sequence[str]) -> dict[str, Result]:
+    """Return the results in the order of some agents; those of others follow."""
+    return {name: results[name] for name in [*agents, *results] if name in results}
 
 
 def _numbers(result: Result) -> dict[str, float]:
@@ -88,22 +159,7 @@ def _numbers(result: Result) -> dict[str, float]:
     }
 
 
-def result_path(folder: Path, panel_hash: str, agent: str) -> Path:
-    return folder / "evaluation" / panel_hash / f"{quote(agent, safe=' ')}.json"
-
-
-def store_panel(run: Run, column: str, panel: Panel) -> None:
-    path = run.folder / "evaluation" / f"{panel.hash}.json"
-    if not path.exists():
-        specs = [asdict(spec) for spec in panel.specs]
-        write_atomically(path, json.dumps({"column": column, "cases": specs}, indent=1))
-
-
 def _read_panel(path: Path) -> StoredPanel:
-    stored = json.loads(path.read_text())
-    results = {unquote(file.stem): read_result(file) for file in sorted(path.with_suffix("").glob("*.json"))}
-    return StoredPanel(stored["column"], Panel(tuple(EpisodeSpec(**spec) for spec in stored["cases"])), results)
-
-
-def read_result(path: Path) -> Result:
-    return Result(**json.loads(path.read_text()))
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    results = {unquote(file.stem): read_result(file) for file in sorted(path.with_suffix("").glob("*.jsonl"))}
+    return StoredPanel(stored["column"], Panel(tuple(EpisodeSpec(**spec) for spec in stored["specs"])), results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from rich.table import Table
@@ -40,7 +41,7 @@ def tables(comparison: Comparison, num_runs: int) -> list[Table]:
     return [
         _table(f"success rate, {over}", comparison.rates, format_rate),
         _table(f"paired difference from {references.baseline}, {over}", comparison.differences, _format_difference),
-        _table(f"fraction of {references.oracle}", comparison.fractions, lambda value: f"{value:.2f}"),
+        _table(f"fraction of {references.oracle}", comparison.fractions, _format_fraction),
     ]
 
 
@@ -56,6 +57,10 @@ def contrast_tables(found: Contrast, num_runs: int) -> list[Table]:
 
 def _format_difference(found: Estimate) -> str:
     return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def _format_fraction(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def _over(num_runs: int) -> str:

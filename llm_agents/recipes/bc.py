@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 from pydantic import Field
 
 from llm_agents.agents.scoring import ScoringAgent
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings
-from llm_agents.recipes.base import LLMAgentConfig, LLMAgentRecipe, WarmStartStages
+from llm_agents.recipes.llm_agent import AgentSpec, LLMAgentConfig, LLMAgentRecipe, WarmStartSettings, WarmStartStages
 from llm_agents.rollouts.rollout import AnyAgent
-from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import seeded
 from llm_agents.training.checkpoints import load_weights
-from llm_agents.training.warm_start import WarmStartSettings
 
 
 class ScoringConfig(LLMAgentConfig):
@@ -24,19 +22,24 @@ class ScoringConfig(LLMAgentConfig):
     model that learned nothing would prefer short actions by it; ``token`` treats them alike."""
 
 
-class ScoringRecipe(LLMAgentRecipe):
+C = TypeVar("C", bound=ScoringConfig)
+
+
+class ScoringRecipe(LLMAgentRecipe[C]):
     """A recipe whose agent is a `ScoringAgent`."""
 
-    def trained_agent(self, config: Any, warm_start_stages: WarmStartStages, name: str, temperature: float) -> AnyAgent:
-        stage = self.stage_of(name)
-        scorer = self.new_scorer(config, warm_start_stages, stage)
-        if stage is None and warm_start_stages.run.has_checkpoint(name):
-            load_weights(scorer, warm_start_stages.run, name)
-        return ScoringAgent(scorer, config.prompts, temperature, warm_start_stages.memory(name))
+    def make_agent(self, shared: WarmStartStages, spec: AgentSpec) -> AnyAgent:
+        scorer = self.new_scorer(shared, spec.stage)
+        if spec.stage == self.reward_stage and shared.run.has_checkpoint(spec.stage):
+            load_weights(scorer, shared.run, spec.stage)
+        config = shared.config
+        return ScoringAgent(scorer, config.prompts, 0.0 if spec.greedy else 1.0, shared.memory(spec.stage))
 
-    def new_scorer(self, config: Any, warm_start_stages: WarmStartStages, stage: str | None = None) -> ActionScorer:
-        """The scorer before training on reward, or after a stage; its value head depends on the seed alone."""
-        lm = warm_start_stages.load_warm_started_model(stage)
+    def new_scorer(self, shared: WarmStartStages, stage: str | None = None) -> ActionScorer:
+        """Make the scorer before training on reward, or after a stage; its value head depends on the seed alone."""
+        config = shared.config
+        assert isinstance(config, ScoringConfig)
+        lm = shared.load_warm_started_model(None if stage == self.reward_stage else stage)
         with seeded(config.seed, "weights/scorer"):
             return ActionScorer(lm, config.scorer)
 
@@ -54,11 +57,8 @@ class BehaviourCloningConfig(ScoringConfig):
     warm_start: CloningSettings = CloningSettings()
 
 
-class BehaviourCloningRecipe(ScoringRecipe):
+class BehaviourCloningRecipe(ScoringRecipe[BehaviourCloningConfig]):
     """Behaviour cloning of the scripted expert."""
 
     Config = BehaviourCloningConfig
-    trained_names = ("bc",)
-
-    def train(self, config: BehaviourCloningConfig, warm_start_stages: WarmStartStages, run: Run) -> None:
-        """Nothing follows the warm start."""
+    sft_name = "bc"

@@ -24,13 +24,16 @@ from llm_agents.credit.groups import GroupCredit, centre, gigpo_advantages, stat
 from llm_agents.losses import VARIANTS, KlEstimator, grpo_loss, kl_loss, token_weights
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.models.sampler import LocalSampler
-from llm_agents.recipes.base import LLMAgentConfig, LLMAgentRecipe, WarmStartStages
+from llm_agents.recipes.base import Stage
+from llm_agents.recipes.llm_agent import AgentSpec, LLMAgentConfig, LLMAgentRecipe, WarmStartStages
 from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.runtime.run import Run
 from llm_agents.training.checkpoints import load_weights
 from llm_agents.training.online import LearningBatch, OnlineSettings, train_online
 from llm_agents.training.optimization import ParameterGroups, trained_parameters
 from llm_agents.training.sequences import TokenSequence, join_turns, sampled_log_probs, stack
+
+GRPO = "grpo"
 
 
 class GRPOSettings(OnlineSettings):
@@ -72,28 +75,45 @@ class GRPOConfig(LLMAgentConfig):
         return self
 
 
-class GRPORecipe(LLMAgentRecipe):
+class GRPOTraining(Stage):
+    """Train on reward by comparing the episodes of a group."""
+
+    purpose = "GRPO: play each goal and start several times, and make what did better than the others more probable."
+
+    def __init__(self, shared: WarmStartStages) -> None:
+        self._shared = shared
+
+    def done(self) -> bool:
+        return self._shared.run.has_finished(GRPO)
+
+    def run(self) -> None:
+        shared, config = self._shared, self._shared.config
+        assert isinstance(config, GRPOConfig)
+        learner = GRPOLearner(shared.load_warm_started_model(), config, shared.memory(GRPO))
+        train_online(learner, config.grpo, shared.make_env, shared.task, shared.run, GRPO, config.seed)
+
+
+class GRPORecipe(LLMAgentRecipe[GRPOConfig]):
     """Group-relative policy optimization of what the model writes."""
 
     Config = GRPOConfig
-    trained_names = ("sft", "grpo")
+    reward_stage = GRPO
 
-    def plan(self, config: GRPOConfig) -> str:
-        return config.grpo.plan
+    def plan(self, config: GRPOConfig, run: Run) -> list[str]:
+        return [*super().plan(config, run), config.grpo.plan]
 
-    def train(self, config: GRPOConfig, warm_start_stages: WarmStartStages, run: Run) -> None:
-        learner = GRPOLearner(warm_start_stages.load_warm_started_model(), config, warm_start_stages.memory("grpo"))
-        train_online(learner, config.grpo, warm_start_stages.make_env, warm_start_stages.task, run, "grpo", config.seed)
+    def reward_training(self, shared: WarmStartStages) -> GRPOTraining:
+        return GRPOTraining(shared)
 
-    def trained_agent(
-        self, config: GRPOConfig, warm_start_stages: WarmStartStages, name: str, temperature: float
-    ) -> AnyAgent:
-        stage = self.stage_of(name)
-        lm = warm_start_stages.load_warm_started_model(stage)
-        if stage is None:
-            load_weights(lm, warm_start_stages.run, name)
-        settings = config.text_agent.model_copy(update={"temperature": temperature * config.text_agent.temperature})
-        return TextAgent(LocalSampler(lm), settings, config.prompts, warm_start_stages.memory(name))
+    def make_agent(self, shared: WarmStartStages, spec: AgentSpec) -> AnyAgent:
+        config = shared.config
+        assert isinstance(config, GRPOConfig)
+        lm = shared.load_warm_started_model(None if spec.stage == GRPO else spec.stage)
+        if spec.stage == GRPO:
+            load_weights(lm, shared.run, GRPO)
+        temperature = 0.0 if spec.greedy else config.text_agent.temperature
+        settings = config.text_agent.model_copy(update={"temperature": temperature})
+        return TextAgent(LocalSampler(lm), settings, config.prompts, shared.memory(spec.stage))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ plays then depends on nothing that came before it, so that a stopped run goes on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +21,15 @@ from llm_agents.credit.gae import ends_of, gae, whiten
 from llm_agents.losses import entropy, entropy_loss, explained_variance, token_weights, value_loss
 from llm_agents.losses.policy import ClippedLossSettings, PolicyLossChoice
 from llm_agents.models.action_scorer import ActionScorer
-from llm_agents.recipes.base import WarmStartStages
+from llm_agents.recipes.base import Stage
 from llm_agents.recipes.bc import ScoringConfig, ScoringRecipe
+from llm_agents.recipes.llm_agent import WarmStartStages
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
 from llm_agents.training.online import LearningBatch, OnlineSettings, train_online
 from llm_agents.training.optimization import ParameterGroups, trained_parameters
 
+PPO = "ppo"
 MIN_VARIANCE = 1e-4  # of returns that hardly differ
 
 
@@ -61,25 +63,44 @@ class PPOConfig(ScoringConfig):
     ppo: PPOSettings = PPOSettings()
 
 
-class PPORecipe(ScoringRecipe):
+class PPOTraining(Stage):
+    """Train on reward by PPO, from the warm start or from nothing."""
+
+    purpose = "PPO: play training goals, and make what earned more reward than expected more probable."
+
+    def __init__(self, shared: WarmStartStages, make_learner: Callable[[], PPOLearner]) -> None:
+        self._shared, self._make_learner = shared, make_learner
+
+    def done(self) -> bool:
+        return self._shared.run.has_finished(PPO)
+
+    def run(self) -> None:
+        shared, config = self._shared, self._shared.config
+        assert isinstance(config, PPOConfig)
+        train_online(self._make_learner(), config.ppo, shared.make_env, shared.task, shared.run, PPO, config.seed)
+
+
+class PPORecipe(ScoringRecipe[PPOConfig]):
     """PPO over the probabilities of action texts."""
 
     Config = PPOConfig
-    trained_names = ("sft", "ppo")
+    reward_stage = PPO
 
-    def plan(self, config: PPOConfig) -> str:
-        return config.ppo.plan
-
-    def train(self, config: PPOConfig, warm_start_stages: WarmStartStages, run: Run) -> None:
-        """From the warm start, or from nothing.
-
-        Raises:
-            UserError: there is no value head.
-        """
+    def prepare(self, config: PPOConfig, run: Run) -> None:
         if not config.scorer.value_head:
             raise UserError("PPO needs a value head: leave scorer.value_head true")
-        learner = PPOLearner(self.new_scorer(config, warm_start_stages), config, warm_start_stages.memory("ppo"))
-        train_online(learner, config.ppo, warm_start_stages.make_env, warm_start_stages.task, run, "ppo", config.seed)
+
+    def plan(self, config: PPOConfig, run: Run) -> list[str]:
+        return [*super().plan(config, run), config.ppo.plan]
+
+    def reward_training(self, shared: WarmStartStages) -> PPOTraining:
+        return PPOTraining(shared, lambda: self.new_learner(shared))
+
+    def new_learner(self, shared: WarmStartStages) -> PPOLearner:
+        """Make the learner before training on reward."""
+        config = shared.config
+        assert isinstance(config, PPOConfig)
+        return PPOLearner(self.new_scorer(shared), config, shared.memory(PPO))
 
 
 @dataclass(frozen=True)

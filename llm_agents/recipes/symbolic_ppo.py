@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -16,25 +17,21 @@ from gymnasium import spaces
 from pydantic import Field
 from stable_baselines3 import PPO
 
-from envs.goals import unknown
 from envs.language import LanguageEnv
-from llm_agents.agents.scripted import ExpertAgent, RandomAgent
-from llm_agents.evaluation.evaluate import EvaluationSettings, evaluate_agents, make_panels
 from llm_agents.models.grid_features import GridFeatures
 from llm_agents.models.text_encoder import DEFAULT_ENCODER, TextEncoder
+from llm_agents.recipes.base import EXPERT, RANDOM, RecipeConfig, Stage, TrainingRecipe, baseline_agents
 from llm_agents.registry.environments import make_environment
-from llm_agents.registry.recipes import Recipe, References
+from llm_agents.registry.recipes import Agents, References, load_run_config
 from llm_agents.rollouts.observation import AgentObservation
 from llm_agents.rollouts.panels import Column, phrasing_columns
 from llm_agents.rollouts.rollout import ActionOutput, AnyAgent
-from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.errors import UserError
-from llm_agents.runtime.parallel import WorkerSettings
 from llm_agents.runtime.run import Run
 from llm_agents.training.checkpoints import load_weights
 from llm_agents.training.sb3 import GoalObservation, Place, SB3TrainingSettings, SentenceEmbeddings, Training, observe
 
-NAME, GREEDY = "symbolic_ppo", "+greedy"
+NAME = "symbolic_ppo"
 
 
 class SymbolicPPOSettings(SB3TrainingSettings):
@@ -46,7 +43,7 @@ class SymbolicPPOSettings(SB3TrainingSettings):
     """Width of the two hidden layers of policy and value."""
 
 
-class SymbolicPPOConfig(WorkerSettings):
+class SymbolicPPOConfig(RecipeConfig):
     """A policy on the state and the goal's sentence embedding, trained by stable-baselines3."""
 
     renamed: ClassVar[Mapping[str, str]] = {"sb3": "ppo"}
@@ -60,25 +57,34 @@ class SymbolicPPOConfig(WorkerSettings):
     encoder: str = DEFAULT_ENCODER
     """Text encoder whose sentence embedding stands for the goal."""
     ppo: SymbolicPPOSettings = SymbolicPPOSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
 
 
-class SymbolicPPORecipe(Recipe):
+class RoundsOfPPO(Stage):
+    """Train in rounds, by stable-baselines3."""
+
+    purpose = "PPO on the state and the goal's sentence embedding: what language models are to be compared with."
+
+    def __init__(self, run: Run, make_training: Callable[[], Training]) -> None:
+        self._run, self._make_training = run, make_training
+
+    def done(self) -> bool:
+        return self._run.has_finished(NAME)
+
+    def run(self) -> None:
+        self._make_training().train(self._run)
+
+
+class SymbolicPPORecipe(TrainingRecipe[SymbolicPPOConfig]):
     """PPO on state and goal embedding: what language models are to be compared with."""
 
     Config = SymbolicPPOConfig
 
-    def run(self, config: SymbolicPPOConfig, run: Run) -> None:
-        """Train in rounds, then judge.
+    def stages(self, config: SymbolicPPOConfig, run: Run) -> list[Stage]:
+        return [RoundsOfPPO(run, lambda: self._training(config, self._embeddings(config)))]
 
-        Raises:
-            UserError: the environment's actions are none that the library's PPO knows, or its states hold no grid
-                where a CNN is asked for.
-        """
-        self._training(config, self._embeddings(config)).train(run)
-        task = self.make_env(config).task
-        panels = make_panels(task, self.columns(config), config.evaluation.num_episodes, config.evaluation.panel_seed)
-        evaluate_agents(run, self, panels, config)
+    def plan(self, config: SymbolicPPOConfig, run: Run) -> list[str]:
+        settings = config.ppo
+        return [f"{settings.num_rounds} rounds of {settings.steps_per_round} environment steps, seed {config.seed}"]
 
     def make_env(self, config: SymbolicPPOConfig) -> LanguageEnv:
         return make_environment(config.environment, **config.options)
@@ -86,26 +92,22 @@ class SymbolicPPORecipe(Recipe):
     def columns(self, config: SymbolicPPOConfig) -> list[Column]:
         return phrasing_columns(self.make_env(config).task)
 
-    def agent_names(self, run: Run) -> list[str]:
-        config = parse_config(SymbolicPPOConfig, run.config, str(run.folder))
-        has_expert = self.make_env(config).task.expert() is not None
-        return ["random", *(["expert"] if has_expert else []), NAME, NAME + GREEDY]
+    def agents(self, run: Run) -> Agents:
+        config = load_run_config(self, run)
+        trained = {
+            NAME: partial(self._load, run, config, greedy=False),
+            f"{NAME} (greedy)": partial(self._load, run, config, greedy=True),
+        }
+        return {**baseline_agents(self.make_env(config).task), **trained}
 
     def references(self, run: Run) -> References:
-        return References("random", "expert" if "expert" in self.agent_names(run) else NAME)
+        return References(RANDOM, EXPERT if EXPERT in self.agents(run) else NAME)
 
-    def load_agent(self, run: Run, name: str) -> AnyAgent:
-        if name not in self.agent_names(run):
-            raise UserError(unknown("agent", name, self.agent_names(run)))
-        config = parse_config(SymbolicPPOConfig, run.config, str(run.folder))
-        if name == "random":
-            return RandomAgent()
-        if name == "expert":
-            return ExpertAgent(self.make_env(config).task)
+    def _load(self, run: Run, config: SymbolicPPOConfig, greedy: bool) -> AnyAgent:
         embeddings = self._embeddings(config)
         model = self._training(config, embeddings).model
         load_weights(model.policy, run, NAME)
-        return SymbolicAgent(model, embeddings, deterministic=name.endswith(GREEDY))
+        return SymbolicAgent(model, embeddings, deterministic=greedy)
 
     def _embeddings(self, config: SymbolicPPOConfig) -> SentenceEmbeddings:
         return SentenceEmbeddings(TextEncoder.load(config.encoder))

@@ -14,16 +14,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llm_agents.evaluation.results import StoredPanel, stored_panels
 from llm_agents.evaluation.tables import format_rate
-from llm_agents.registry.recipes import Recipe
+from llm_agents.registry.recipes import Recipe, load_run_config
 from llm_agents.report.charts import BarChart, Curve, bar_chart, curve, number
 from llm_agents.report.pictures import Strip, rollout_strips
-from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.run import Run, write_atomically
 
 
 @dataclass(frozen=True)
 class NumberTable:
-    """Rows and columns of numbers that a stage of the recipe left in ``<title>.json``."""
+    """Rows and columns of numbers that a stage of the recipe left."""
 
     title: str
     columns: list[str]
@@ -32,8 +31,8 @@ class NumberTable:
 
 def write_report(run: Run, recipe: Recipe) -> Path:
     """Write ``report.html`` from what the run has so far; a section without data is left out."""
-    config = parse_config(recipe.Config, run.config, str(run.folder / "config.yaml"))
-    names = recipe.agent_names(run)
+    config = load_run_config(recipe, run)
+    names = list(recipe.agents(run))
     panels = _in_order(stored_panels(run), [column.name for column in recipe.columns(config)])
     judged = {name for panel in panels for name in panel.results}
     agents = [name for name in names if name in judged] + sorted(judged - set(names))
@@ -47,7 +46,7 @@ def write_report(run: Run, recipe: Recipe) -> Path:
         agents=agents,
         panels=panels,
         charts=_bar_charts(panels, agents),
-        tables=_number_tables(run),
+        tables=_number_tables(run, recipe),
         curves=_curves(run),
         strips=_strips(run, recipe, config),
         format_rate=format_rate,
@@ -90,21 +89,17 @@ def _strips(run: Run, recipe: Recipe, config: Any) -> dict[str, list[Strip]]:
     return rollout_strips(run, recipe.make_env(config).task, captions) if captions else {}
 
 
-def _number_tables(run: Run) -> list[NumberTable]:
-    """The JSON files beside the config that hold rows of numbers."""
-    files = sorted(run.folder.glob("*.json"))
-    tables = [_number_table(path.stem.replace("_", " "), json.loads(path.read_text())) for path in files]
-    return [table for table in tables if table is not None]
+def _number_tables(run: Run, recipe: Recipe) -> list[NumberTable]:
+    """The JSON files with rows of numbers that the recipe names, as far as they are there."""
+    titles = {run.folder / f"{stem}.json": title for stem, title in recipe.report_tables(run).items()}
+    return [
+        _number_table(title, json.loads(path.read_text(encoding="utf-8")))
+        for path, title in titles.items()
+        if path.exists()
+    ]
 
 
-def _number_table(title: str, value: Any) -> NumberTable | None:
-    """A table of a dict of dicts of numbers; None of anything else."""
-    if not (isinstance(value, dict) and value and all(_is_row(row) for row in value.values())):
-        return None
-    columns = list(dict.fromkeys(column for row in value.values() for column in row))
-    rows = {name: [number(row[column]) if column in row else "–" for column in columns] for name, row in value.items()}
-    return NumberTable(title, columns, rows)
-
-
-def _is_row(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(cell, int | float) for cell in value.values())
+def _number_table(title: str, rows: dict[str, dict[str, float]]) -> NumberTable:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    shown = {name: [number(row[column]) if column in row else "–" for column in columns] for name, row in rows.items()}
+    return NumberTable(title, columns, shown)

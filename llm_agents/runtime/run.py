@@ -149,7 +149,7 @@ class Run:
 
     def has_finished(self, name: str) -> bool:
         """Whether the training of that name has come to its end."""
-        return self.has_checkpoint(name) and bool(self.load_checkpoint(name)[1].get("finished"))
+        return self.has_checkpoint(name) and bool(self._read_checkpoint(name, tensors=False)[1].get("finished"))
 
     def save_checkpoint(self, name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
         """Write tensors and JSON facts as one safetensors file, under a temporary name first."""
@@ -166,13 +166,17 @@ class Run:
         Raises:
             CorruptCheckpoint: the file is missing, cut short or not a checkpoint.
         """
+        return self._read_checkpoint(name)
+
+    def _read_checkpoint(self, name: str, tensors: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         path = self._checkpoint(name)
         if not path.exists():
             raise CorruptCheckpoint(f"there is no checkpoint {path}: train on with --resume to get it")
         try:
             with safe_open(path, "pt") as file:
                 metadata = json.loads(file.metadata()["metadata"])
-                return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
+                keys = file.keys() if tensors else ()
+                return {key: file.get_tensor(key) for key in keys}, metadata
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise CorruptCheckpoint(f"checkpoint {path} cannot be read ({reason}); delete it to train again") from None

@@ -8,9 +8,9 @@ from envs.clevr_robot import make
 from envs.language import LanguageEnv
 from llm_agents.agents.scripted import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.evaluation.evaluate import evaluate_run, make_panels
-from llm_agents.registry.recipes import Recipe, References
+from llm_agents.registry.recipes import Agents, Recipe, References, load_agent
 from llm_agents.rollouts.panels import Column
-from llm_agents.rollouts.rollout import AnyAgent, rollout
+from llm_agents.rollouts.rollout import rollout
 from llm_agents.runtime.config import Settings
 from llm_agents.runtime.run import Run
 
@@ -36,8 +36,8 @@ class ToyRecipe(Recipe):
             run.log("policy", step, {"loss": 1 / (1 + step)})
         panels = make_panels(self.make_env(config).task, self.columns(config), size=4)
         for store, agent in (("real", "expert"), ("imagined", "random")):
-            run.episodes(store).append(rollout(self.load_agent(run, agent), make, panels["easy"].specs))
-        evaluate_run(run, self, panels, self.agent_names(run))
+            run.episodes(store).append(rollout(load_agent(self, run, agent), make, panels["easy"].specs))
+        evaluate_run(run, self, panels, list(self.agents(run)))
 
     def make_env(self, config: ToySettings) -> LanguageEnv:
         return make()
@@ -45,15 +45,15 @@ class ToyRecipe(Recipe):
     def columns(self, config: ToySettings) -> list[Column]:
         return [Column("easy", "easy"), Column("rephrase (new)", "rephrase", "new")]
 
-    def agent_names(self, run: Run) -> list[str]:
-        return ["expert", "half random", "random"]
+    def agents(self, run: Run) -> Agents:
+        expert = ExpertAgent(make().task)
+        return {"expert": lambda: expert, "half random": lambda: NoisyAgent(expert, 0.5), "random": RandomAgent}
 
     def references(self, run: Run) -> References:
         return References("random", "expert")
 
-    def load_agent(self, run: Run, name: str) -> AnyAgent:
-        expert = ExpertAgent(make().task)
-        return {"expert": expert, "half random": NoisyAgent(expert, 0.5), "random": RandomAgent()}[name]
-
     def episode_stores(self, run: Run) -> dict[str, str]:
         return {"real": "the expert's", "imagined": "made at random"}
+
+    def report_tables(self, run: Run) -> dict[str, str]:
+        return {"verifier": "What was verified"}

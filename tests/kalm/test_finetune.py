@@ -8,21 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.running_episodes import begin
 from safetensors.torch import load_file
 
 from envs.clevr_robot import make
 from envs.language import LanguageEnv
-from kalm.finetune import NAME, START, ActorCritic, FinetuneConfig, FinetuneRecipe, load_start, make_training
+from kalm.finetune import NAME, START, ActorCritic, Finetune, FinetuneConfig, FinetuneRecipe, load_start, make_training
 from kalm.offline import PolicyAgent
+from kalm.policies import PolicySpec, train_policy
 from kalm.recipe import KalmRecipe
 from kalm.settings import KalmConfig
-from kalm.stages import UNSEEN, Stages
-from llm_agents.registry.recipes import find_recipe
+from kalm.stages import Collect
+from kalm.workspace import UNSEEN, Workspace
+from llm_agents.evaluation.results import read_result
+from llm_agents.registry.recipes import find_recipe, load_agent
 from llm_agents.rollouts.panels import make_panel
 from llm_agents.rollouts.rollout import RunningEpisode
 from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.streams import range_of
 from llm_agents.training.sb3 import Training, observe
 
 TINY = {
@@ -61,9 +66,9 @@ def make_start(kind: str, folder, **changes) -> Run:
     data = TINY | {"environment": ENVIRONMENTS[environment], "policy": POLICY | {"algorithm": algorithm}} | changes
     config = parse_config(KalmConfig, data, kind)
     run = Run.create(folder, "kalm", config.model_dump(mode="json"))
-    stages = Stages(config, run)
-    stages.collect()
-    stages.train("policy_real")
+    workspace = Workspace(config, run)
+    Collect(workspace).run()
+    train_policy(workspace, PolicySpec())
     return run
 
 
@@ -81,7 +86,7 @@ def make_config(start: Run, **changes) -> FinetuneConfig:
 def finetune(config: FinetuneConfig, folder) -> Run:
     """A run that is trained and not judged."""
     run = Run.create(folder, "kalm_finetune", config.model_dump(mode="json"))
-    FinetuneRecipe().train(config, run)
+    Finetune(config, run).run()
     return run
 
 
@@ -96,24 +101,30 @@ def weights(run: Run, part: str) -> dict[str, torch.Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
+def scores(path: Path) -> list[tuple]:
+    """What stored rows say of the episodes, whoever played them."""
+    rows = read_result(path).rows
+    return [(row.seed, row.instruction, row.success, row.reward, row.length) for row in rows]
+
+
 def lanes_of(make_env, split: str, count: int = 6) -> list[RunningEpisode]:
     """Episodes in progress, after a few random steps."""
     specs, episodes = make_panel(make_env().task, split, count, 5).specs, []
     for index, spec in enumerate(specs):
-        env, rng = make_env(), np.random.default_rng(index)
+        env = make_env()
         env.action_space.seed(index)
         options = {"goal": spec.goal_id, "split": split, "instruction": spec.instruction}
-        observation, _ = env.reset(seed=spec.seed, options=options)
+        env.reset(seed=spec.seed, options=options)
         for _ in range(index):
-            observation, *_ = env.step(env.action_space.sample())
-        episodes.append(RunningEpisode(env, index, spec, observation["text"], rng, states=[observation["state"]]))
+            env.step(env.action_space.sample())
+        episodes.append(begin(env, index, spec))
     return episodes
 
 
 @torch.no_grad()
 def test_before_any_update_it_acts_as_the_policy_it_started_from(start):
     """The same probabilities in real states, for goals of every split: of PPO's actor, and of KALM's own agent."""
-    config, agent = make_config(start), KalmRecipe().load_agent(start, "real")
+    config, agent = make_config(start), load_agent(KalmRecipe(), start, "real")
     training = training_of(config)
     env = training.model.get_env().envs[0].unwrapped
     for split in ("train", *UNSEEN):
@@ -145,8 +156,8 @@ def test_what_has_not_moved_is_judged_like_what_it_started_from(clevr, tmp_path,
     FinetuneRecipe().run(config, run)
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("random", "expert", START, NAME))
-    outcomes = [(run.folder / "evaluation").rglob(f"{name}.json") for name in (START, NAME)]
-    first, second = ({path.parent.name: path.read_text() for path in paths} for paths in outcomes)
+    outcomes = [(run.folder / "evaluation").rglob(f"{name}.jsonl") for name in (START, NAME)]
+    first, second = ({path.parent.name: scores(path) for path in paths} for paths in outcomes)
     assert first == second
     assert len(first) == 5
 
@@ -164,13 +175,13 @@ def test_it_plays_training_goals_in_training_words_on_starts_of_training_alone(c
     training_of(config).train(Run.create(tmp_path / "run", "kalm_finetune", {}))
     said = {goal.id: goal.phrasings for goal in make().task.goals("train")}
     assert len(asked) > 20
-    assert all(options["split"] == "train" and seed < 10**6 for seed, options in asked)
+    assert all(options["split"] == "train" and range_of(seed) == "symbolic_ppo" for seed, options in asked)
     assert all(options["instruction"] in said[options["goal"]] for _, options in asked)
 
 
 def test_the_agent_that_is_judged_has_the_policy_that_was_trained(start, tmp_path):
     run = finetune(make_config(start), tmp_path / "run")
-    agent = FinetuneRecipe().load_agent(run, NAME)
+    agent = load_agent(FinetuneRecipe(), run, NAME)
     assert isinstance(agent, PolicyAgent)
     trained = weights(run, "actor")
     assert all(torch.equal(value, trained[key]) for key, value in agent.algorithm.policy.state_dict().items())
@@ -191,7 +202,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(clevr, tmp_path, monke
         with pytest.raises(KeyboardInterrupt):
             finetune(config, tmp_path / "cut")
     cut = Run.open(tmp_path / "cut")
-    FinetuneRecipe().train(config, cut)
+    Finetune(config, cut).run()
     expected, found = (load_file(run.folder / "checkpoints" / f"{NAME}.safetensors") for run in (whole, cut))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)

@@ -26,13 +26,15 @@ from kalm.planning import SearchSettings, search
 from kalm.recipe import KalmRecipe
 from kalm.settings import KalmConfig
 from kalm.specs import training_specs
-from kalm.stages import Stages
+from kalm.stages import Collect, Imagine, LearnModels
 from kalm.trajectory_lm import StateNormalizer, TrajectoryLM
 from kalm.verification import VerificationSettings, verify
+from kalm.workspace import Workspace
 from llm_agents.models.loading import load_language_model
 from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.models.tiny import TinySettings
 from llm_agents.models.tokenizer import train_tokenizer
+from llm_agents.registry.recipes import load_agent
 from llm_agents.runtime.devices import describe_device, device_of, to_device
 from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import seeded
@@ -160,15 +162,14 @@ def test_the_stages_run_on_the_device_and_the_agents_act_on_the_cpu(device, enco
     model = {"encoder": str(encoder_folder), "hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 300}
     config = KalmConfig.model_validate({**MICRO, "language_model": model})
     run = Run.create(tmp_path / "run", "kalm", config.model_dump(mode="json"))
-    stages = Stages(config, run)
-    stages.collect()
-    stages.learn_models()
-    stages.imagine()
-    assert stages.load_language_model().device == device
+    workspace = Workspace(config, run)
+    for stage in (Collect, LearnModels, Imagine):
+        stage(workspace).run()
+    assert workspace.language_model.device == device
     run.config["language_model"]["device"] = "cpu"
-    agent = KalmRecipe().load_agent(run, "lm")
+    agent = load_agent(KalmRecipe(), run, "lm")
     assert agent._model.device == torch.device("cpu")
-    assert len(first_actions(agent, training_specs(stages.task, "gate", 2, seed=0))) == 2
+    assert len(first_actions(agent, training_specs(workspace.task, "gate", 2, seed=0))) == 2
 
 
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
@@ -183,4 +184,4 @@ def test_the_smoke_config_runs_on_a_gpu_in_several_processes(device, encoder_fol
     KalmRecipe().run(config, run)
     shown = capsys.readouterr().out
     assert f"ground tiny on {describe_device(device)}" in shown
-    assert all(agent in shown for agent in KalmRecipe().agent_names(run))
+    assert all(agent in shown for agent in KalmRecipe().agents(run))

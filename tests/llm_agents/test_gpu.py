@@ -19,10 +19,11 @@ from llm_agents.agents.text import TextAgent, TextAgentSettings
 from llm_agents.evaluation.evaluate import evaluate_agent
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings
 from llm_agents.models.language_model import LanguageModel
-from llm_agents.recipes.base import LLMAgentConfig, LLMAgentRecipe, WarmStartStages
 from llm_agents.recipes.bc import BehaviourCloningRecipe
 from llm_agents.recipes.grpo import GRPORecipe
+from llm_agents.recipes.llm_agent import LLMAgentConfig, LLMAgentRecipe, WarmStart, WarmStartStages
 from llm_agents.recipes.ppo import PPORecipe
+from llm_agents.registry.recipes import load_agent
 from llm_agents.rollouts.panels import make_panel
 from llm_agents.rollouts.rollout import iter_rollouts
 from llm_agents.runtime.devices import describe_device, device_of
@@ -168,11 +169,10 @@ def test_a_training_that_began_on_one_device_ends_on_the_other_as_on_one(device,
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_on_the_device_and_its_agents_act_on_the_cpu(name, device, tmp_path):
     recipe, config, run = make(name, tmp_path / "run")
-    warm_start_stages = WarmStartStages(config, run)
-    warm_start_stages.warm_start()
-    recipe.train(config, warm_start_stages, run)
-    trained = recipe.trained_names[-1]
-    assert device_of(_model(recipe.load_agent(run, trained))) == device
+    for stage in recipe.stages(config, run):
+        stage.run()
+    trained = list(recipe.agents(run))[-2]
+    assert device_of(_model(load_agent(recipe, run, trained))) == device
     gaps = [
         line["policy/train_rollout_log_prob_diff"]
         for line in run.metrics()
@@ -181,7 +181,7 @@ def test_a_recipe_trains_on_the_device_and_its_agents_act_on_the_cpu(name, devic
     assert len(gaps) == (name == "ppo") or name == "grpo"  # if all fail alike, there is nothing to learn
     assert max(gaps, default=0.0) < 1e-3
     run.config["language_model"]["device"] = "cpu"
-    agent = recipe.load_agent(run, trained)
+    agent = load_agent(recipe, run, trained)
     assert device_of(_model(agent)) == torch.device("cpu")
     panel = make_panel(recipe.make_env(config).task, "train", 1, seed=0)
     assert evaluate_agent(agent, partial(recipe.make_env, config), panel).episodes == 1
@@ -195,7 +195,7 @@ def test_a_whole_run_on_a_gpu_judges_every_agent(name, device, tmp_path, capsys)
     recipe.run(config, run)
     shown = capsys.readouterr().out
     assert f"tiny on {describe_device(device)}" in shown
-    assert all(agent in shown for agent in recipe.agent_names(run))
+    assert all(agent in shown for agent in recipe.agents(run))
 
 
 def test_weights_depend_on_the_seed_alone(device, tmp_path):
@@ -203,10 +203,10 @@ def test_weights_depend_on_the_seed_alone(device, tmp_path):
     weights, losses = [], []
     for where in ("auto", "cpu"):
         _, config, run = make("bc", tmp_path / where, language_model=LLM["language_model"] | {"device": where})
-        warm_start_stages = WarmStartStages(config, run)
-        weights.append({key: value.cpu() for key, value in warm_start_stages.new_model().state_dict().items()})
-        warm_start_stages.warm_start()
-        losses.append([line["loss"] for line in run.metrics()])
+        shared = WarmStartStages(config, run)
+        weights.append({key: value.cpu() for key, value in shared.new_model().state_dict().items()})
+        WarmStart(shared).run()
+        losses.append([line["loss/total"] for line in run.metrics()])
     assert all(torch.equal(found, expected) for found, expected in zip(*(w.values() for w in weights), strict=True))
     assert losses[0]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -255,8 +255,8 @@ def test_compare_pairs_runs_with_runs_of_another_config(run_folder: str, tmp_pat
     """Each agent with its namesake: here one that plays as the expert in the first run and at random in the other."""
     other = tmp_path / "other"
     shutil.copytree(run_folder, other)
-    for path in (other / "evaluation").rglob("expert.json"):
-        shutil.copy(path.with_name("random.json"), path)
+    for path in (other / "evaluation").rglob("expert.jsonl"):
+        shutil.copy(path.with_name("random.jsonl"), path)
     panels = {stored.column: stored.results for stored in stored_panels(Run.open(run_folder))}
     capsys.readouterr()
     assert cli.main(["compare", run_folder, "--against", str(other), "--markdown"]) == 0

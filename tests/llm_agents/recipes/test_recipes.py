@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from envs.babyai import make_text
 from llm_agents.agents.memory import Experience, in_words
-from llm_agents.recipes.base import WarmStartStages
 from llm_agents.recipes.bc import BehaviourCloningConfig
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
+from llm_agents.recipes.llm_agent import WarmStart, WarmStartStages
 from llm_agents.recipes.ppo import PPOConfig, PPOLearner, PPORecipe
+from llm_agents.registry.recipes import load_agent
 from llm_agents.report.write import write_report
 from llm_agents.rollouts.panels import phrasing_columns
 from llm_agents.runtime.config import parse_config
@@ -33,15 +34,15 @@ def test_a_recipe_trains_judges_every_agent_and_judges_them_alike_again(name, tm
     recipe, config, run = make(name, tmp_path / "run")
     recipe.run(config, run)
     printed = capsys.readouterr().out
-    for agent in recipe.agent_names(run):
+    for agent in recipe.agents(run):
         assert agent in printed
-        recipe.load_agent(run, agent)
+        load_agent(recipe, run, agent)
     assert "step by step" in write_report(run, recipe).read_text() or not recipe.episode_stores(run)
-    results = sorted((tmp_path / "run" / "evaluation").rglob("*.json"))
+    results = sorted((tmp_path / "run" / "evaluation").rglob("*.jsonl"))
     before = {path: path.read_text() for path in results}
+    assert before
     for path in results:
-        if path.parent.name != "evaluation":
-            path.unlink()
+        path.unlink()
     recipe.run(config, Run.open(tmp_path / "run"))
     assert {path: path.read_text() for path in results} == before
 
@@ -84,13 +85,13 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(name, stage, changes, 
 def test_reward_comes_after_corrections(tmp_path):
     recipe, config, run = make("ppo", tmp_path / "run", dagger=DAGGER_RUN)
     recipe.run(config, run)
-    names = recipe.agent_names(run)
-    assert [name for name in names if "+" not in name] == ["random", "expert", "sft", "dagger", "ppo"]
-    warm_start_stages = WarmStartStages(config, run)
-    models = [warm_start_stages.load_warm_started_model(last).state_dict() for last in (None, "dagger", "sft")]
+    names = recipe.agents(run)
+    assert [name for name in names if "greedy" not in name] == ["random", "expert", "sft", "dagger", "ppo"]
+    shared = WarmStartStages(config, run)
+    models = [shared.load_warm_started_model(last).state_dict() for last in (None, "dagger", "sft")]
     equal = [all(torch.equal(models[0][key], other[key]) for key in other) for other in models]
     assert equal == [True, True, False]
-    assert not {e.seed for e in run.episodes("corrections")} & {e.seed for e in run.episodes("demonstrations")}
+    assert not {e.seed for e in run.episodes("dagger")} & {e.seed for e in run.episodes("demonstrations")}
 
 
 def test_a_model_that_is_not_there_is_missed_before_anything_is_collected(tmp_path):
@@ -120,10 +121,10 @@ def test_what_is_remembered_is_written_in_few_tokens(text_input, tmp_path):
     for name, changes in {"without": {}, "with": {"memory": {}}}.items():
         model = MODEL | {"text_input": text_input, "vocab_size": 1000}
         _, config, run = make("ppo", tmp_path / name, language_model=model, **changes)
-        warm_start_stages = WarmStartStages(config, run)
+        shared = WarmStartStages(config, run)
         words = in_words(Experience("go to the red ball", ("go forward", "turn left"), success=True))
         line = config.prompts.memory_line.format(memory=words)
-        counts.append(len(warm_start_stages.new_model().tokenizer(line)["input_ids"]))
+        counts.append(len(shared.new_model().tokenizer(line)["input_ids"]))
     assert counts[1] < 0.7 * counts[0]
 
 
@@ -141,9 +142,8 @@ def _logged(run: Run, stage: str) -> list[dict]:
 
 def test_training_changes_the_agent_and_only_what_may_change(tmp_path):
     recipe, config, run = make("ppo", tmp_path / "run", ppo={**ROUND, "value_warmup": 3})
-    warm_start_stages = WarmStartStages(config, run)
-    warm_start_stages.warm_start()
-    recipe.train(config, warm_start_stages, run)
+    for stage in recipe.stages(config, run):
+        stage.run()
     start, trained = (load_file(run.folder / "checkpoints" / f"{name}.safetensors") for name in ("sft", "ppo"))
     of_model = {key for key in trained if key.startswith("weights.lm.")}
     assert all(torch.equal(trained[key], start[key]) for key in of_model)  # the value head alone learns at first
@@ -160,10 +160,9 @@ def test_without_its_gradient_the_value_loss_trains_the_head_alone(tmp_path):
     }.items():
         settings = {**ROUND, "num_iterations": 1, "value_warmup": 0, "max_grad_norm": 1e9, **changes}
         recipe, config, run = make("ppo", tmp_path / name, ppo=settings)
-        warm_start_stages = WarmStartStages(config, run)
-        warm_start_stages.warm_start()
-        head = recipe.new_scorer(config, warm_start_stages).value_head.state_dict()
-        recipe.train(config, warm_start_stages, run)
+        for stage in recipe.stages(config, run):
+            stage.run()
+        head = recipe.new_scorer(WarmStartStages(config, run)).value_head.state_dict()
         trained[name] = load_file(run.folder / "checkpoints" / "ppo.safetensors")
         moved = [(trained[name][f"weights.value_head.{key}"] - head[key]).abs().max().item() for key in head]
         assert (max(moved) > 1e-5) == (name in ("detached", "shared"))
@@ -191,7 +190,7 @@ def test_a_model_with_lora_trains_its_adapters_and_the_value_head_alone(tmp_path
     assert all("lora_" in key or "value_head" in key for key in weights)
     assert any(saved[key].abs().sum() > 0 for key in weights if "lora_B" in key)  # zero before training
     recipe.run(config, Run.open(run.folder))
-    assert {path.name for path in (run.folder / "evaluation").rglob("ppo*.json")} == {"ppo.json", "ppo%2Bgreedy.json"}
+    assert {path.name for path in (run.folder / "evaluation").rglob("ppo*")} == {"ppo.jsonl", "ppo (greedy).jsonl"}
 
 
 def test_what_is_played_depends_on_seed_and_iteration_alone_and_stays_clear_of_panels():
@@ -223,11 +222,11 @@ def test_members_of_a_group_share_goal_and_start_but_not_their_randomness():
 def test_before_the_first_update_what_is_trained_is_what_acted(variant, context, tmp_path):
     _, config, run = make("grpo", tmp_path / "run", text_agent={"max_new_tokens": 4, "context": context})
     config = GRPOConfig.model_validate(config.model_dump() | {"grpo": {**ROUND, "group_size": 3, "variant": variant}})
-    warm_start_stages = WarmStartStages(config, run)
-    warm_start_stages.warm_start()
-    learner = GRPOLearner(warm_start_stages.load_warm_started_model().eval(), config)
-    rollouts = draw_rollouts(warm_start_stages.task, config.grpo, 0, 0)
-    episodes = play(learner.agent, warm_start_stages.make_env, rollouts, 8)
+    shared = WarmStartStages(config, run)
+    WarmStart(shared).run()
+    learner = GRPOLearner(shared.load_warm_started_model().eval(), config)
+    rollouts = draw_rollouts(shared.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, shared.make_env, rollouts, 8)
     rewards = np.linspace(0, 1, len(episodes))  # so that every group has something to learn
     learner._rewards = lambda episode: torch.tensor([float(rewards[episodes.index(episode)])] * len(episode))
     batch, _ = learner.make_batch(episodes, rollouts.groups, 0)
@@ -240,10 +239,10 @@ def test_before_the_first_update_what_is_trained_is_what_acted(variant, context,
 def test_parts_of_a_batch_add_up_to_its_loss(variant, tmp_path):
     _, config, run = make("grpo", tmp_path / "run", warm_start={"num_demonstrations": 0})
     config = GRPOConfig.model_validate(config.model_dump() | {"grpo": {**ROUND, "group_size": 3, "variant": variant}})
-    warm_start_stages = WarmStartStages(config, run)
-    learner = GRPOLearner(warm_start_stages.load_warm_started_model().eval(), config)
-    rollouts = draw_rollouts(warm_start_stages.task, config.grpo, 0, 0)
-    episodes = play(learner.agent, warm_start_stages.make_env, rollouts, 8)
+    shared = WarmStartStages(config, run)
+    learner = GRPOLearner(shared.load_warm_started_model().eval(), config)
+    rollouts = draw_rollouts(shared.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, shared.make_env, rollouts, 8)
     learner._rewards = lambda episode: torch.tensor([float(episode.seed % 7 + len(episode))] * len(episode))
     batch, _ = learner.make_batch(episodes, rollouts.groups, 0)
     batch = batch.take(torch.arange(min(40, len(batch))))
@@ -255,10 +254,10 @@ def test_parts_of_a_batch_add_up_to_its_loss(variant, tmp_path):
 
 def test_of_two_successes_the_earlier_is_better_and_long_failures_do_not_outweigh_their_group(tmp_path):
     _, config, run = make("grpo", tmp_path / "run", warm_start={"num_demonstrations": 0})
-    warm_start_stages = WarmStartStages(config, run)
-    learner = GRPOLearner(warm_start_stages.load_warm_started_model().eval(), config)
-    rollouts = draw_rollouts(warm_start_stages.task, config.grpo, 0, 0)
-    episodes = play(learner.agent, warm_start_stages.make_env, rollouts, 8)
+    shared = WarmStartStages(config, run)
+    learner = GRPOLearner(shared.load_warm_started_model().eval(), config)
+    rollouts = draw_rollouts(shared.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, shared.make_env, rollouts, 8)
     learner._rewards = lambda episode: torch.eye(len(episode))[-1]  # all reach their goals, at their last steps
     credit, _ = learner._credit(episodes, rollouts.groups, [], torch.arange(len(episodes)))
     lengths = torch.tensor([len(episode) for episode in episodes])
@@ -276,10 +275,10 @@ def test_step_advantages_are_scaled_as_the_variant_scales_its_others(variant, fa
     _, config, run = make("grpo", tmp_path / "run", warm_start={"num_demonstrations": 0})
     changes = {"grpo": {**ROUND, "group_size": 3, "variant": variant, "step_weight": 1}}
     config = GRPOConfig.model_validate(config.model_dump() | changes)
-    warm_start_stages = WarmStartStages(config, run)
-    learner = GRPOLearner(warm_start_stages.load_warm_started_model().eval(), config)
-    rollouts = draw_rollouts(warm_start_stages.task, config.grpo, 0, 0)
-    episodes = play(learner.agent, warm_start_stages.make_env, rollouts, 8)
+    shared = WarmStartStages(config, run)
+    learner = GRPOLearner(shared.load_warm_started_model().eval(), config)
+    rollouts = draw_rollouts(shared.task, config.grpo, 0, 0)
+    episodes = play(learner.agent, shared.make_env, rollouts, 8)
     found = []
     for scale in (1e3, 1e6):  # far above the epsilon beside a deviation
         learner._rewards = lambda episode, scale=scale: scale * torch.eye(len(episode))[-1] * (1 + episode.seed % 7)
@@ -290,12 +289,10 @@ def test_step_advantages_are_scaled_as_the_variant_scales_its_others(variant, fa
 
 def test_the_value_is_taught_as_much_by_small_returns_as_by_large_ones(tmp_path):
     _, config, run = make("ppo", tmp_path / "run", warm_start={"num_demonstrations": 0})
-    warm_start_stages = WarmStartStages(config, run)
-    scorer = PPORecipe().new_scorer(config, warm_start_stages)
+    shared = WarmStartStages(config, run)
+    scorer = PPORecipe().new_scorer(shared)
     learner = PPOLearner(scorer, config)
-    episodes = play(
-        learner.agent, warm_start_stages.make_env, draw_rollouts(warm_start_stages.task, config.ppo, 0, 0), 8
-    )
+    episodes = play(learner.agent, shared.make_env, draw_rollouts(shared.task, config.ppo, 0, 0), 8)
     rewarded = [replace(episode, rewards=np.linspace(0, 1, len(episode), dtype=np.float32)) for episode in episodes]
 
     def value_loss(scale: float) -> float:
@@ -312,12 +309,12 @@ def test_an_episode_that_was_cut_counts_on_what_would_have_followed(tmp_path):
     """With values of one everywhere and no reward, a truncated episode loses nothing, a terminated one all."""
     _, config, run = make("ppo", tmp_path / "run", warm_start={"num_demonstrations": 0})
     config = PPOConfig.model_validate(config.model_dump() | {"ppo": {**ROUND, "discount": 1.0, "gae_lambda": 1.0}})
-    warm_start_stages = WarmStartStages(config, run)
-    scorer = PPORecipe().new_scorer(config, warm_start_stages).eval()
+    shared = WarmStartStages(config, run)
+    scorer = PPORecipe().new_scorer(shared).eval()
     torch.nn.init.ones_(scorer.value_head[-1].bias)
     learner = PPOLearner(scorer, config)
     many = config.ppo.model_copy(update={"num_groups": 32})
-    episodes = play(learner.agent, warm_start_stages.make_env, draw_rollouts(warm_start_stages.task, many, 0, 0), 8)
+    episodes = play(learner.agent, shared.make_env, draw_rollouts(shared.task, many, 0, 0), 8)
     assert {episode.truncated for episode in episodes} == {True, False}
     batch, _ = learner.make_batch(episodes, torch.arange(len(episodes)), 0)
     first = np.cumsum([0, *map(len, episodes)])[:-1]
@@ -331,7 +328,7 @@ def test_reinforce_is_reached_by_a_config_and_its_gradient_is_that_of_ppo_before
         round_ = {**ROUND, "value_warmup": 0, "policy_loss": {"kind": kind}}
         _, config, run = make("ppo", tmp_path / kind, warm_start={"num_demonstrations": 0}, ppo=round_)
         stages = WarmStartStages(config, run)
-        learner = PPOLearner(PPORecipe().new_scorer(config, stages), config)
+        learner = PPOLearner(PPORecipe().new_scorer(stages), config)
         rollouts = draw_rollouts(stages.task, config.ppo, 0, 0)
         batch, _ = learner.make_batch(play(learner.agent, stages.make_env, rollouts, 8), rollouts.groups, 0)
         learner.loss(batch, learner.weights(batch))[0].backward()
@@ -359,7 +356,7 @@ def test_contradictory_settings_are_refused(tmp_path):
         make("symbolic_ppo", tmp_path / "c", ppo={"steps_per_round": 100, "num_envs": 3, "rollout_length": 32})
     recipe, config, run = make("ppo", tmp_path / "d", scorer={"value_head": False})
     with pytest.raises(UserError, match="value head"):
-        recipe.train(config, WarmStartStages(config, run), run)
+        recipe.run(config, run)
 
 
 def test_cloning_needs_demonstrations():

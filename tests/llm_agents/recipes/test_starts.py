@@ -39,9 +39,9 @@ def test_every_start_is_from_the_range_of_what_it_is_for(name, panel_seed, tmp_p
     recipe.run(config, run)
     assert {range_name for range_name, _ in starts} == {PANEL, *LEARNT_FROM[name]}
     judged = {
-        case["seed"]
+        spec["seed"]
         for path in (run.folder / "evaluation").glob("*.json")
-        for case in json.loads(path.read_text(encoding="utf-8"))["cases"]
+        for spec in json.loads(path.read_text(encoding="utf-8"))["specs"]
     }
     assert judged == {seed for range_name, seed in starts if range_name == PANEL}
 

@@ -9,6 +9,7 @@ from helpers.recipe_runs import CONFIGS, make
 from envs.language import StateGrid
 from llm_agents.models.grid_features import GridFeatures
 from llm_agents.models.text_encoder import TextEncoder
+from llm_agents.registry.recipes import load_agent
 from llm_agents.runtime.errors import UserError
 from llm_agents.training.sb3 import SentenceEmbeddings
 
@@ -23,7 +24,7 @@ def test_the_library_leaves_nothing_behind(network, tmp_path, monkeypatch):
     )
     recipe.run(config, run)
     assert not list((tmp_path / "temporary").glob("SB3*"))
-    assert recipe.load_agent(run, "symbolic_ppo+greedy")
+    assert load_agent(recipe, run, "symbolic_ppo (greedy)")
 
 
 def test_convolutions_need_a_grid_in_the_state(tmp_path):

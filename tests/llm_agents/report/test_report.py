@@ -68,7 +68,7 @@ def test_a_whole_run_renders_by_itself(run: Run):
     (run.folder / "other.json").write_text(json.dumps({"a": [1, 2]}))
     html = write_report(run, recipe).read_text()
     page = Page(html)
-    assert page.headings[1:] == ["Success on the panels", "Verifier", "Rollouts", "Training"]
+    assert page.headings[1:] == ["Success on the panels", "What was verified", "Rollouts", "Training"]
     assert "script" not in page.tags
     assert "i" not in page.tags
     assert not [value for name, value in page.attributes if name in ("src", "href") and not value.startswith("data:")]
