@@ -121,7 +121,7 @@ def _goals_begin_unreached(evidence: Evidence) -> Iterator[str]:
             if info["is_success"] or env.task.achieved(goal, np.array(env.state), np.array(env.state)):
                 reached.append(f"goal {goal.id!r} with seed {seed}")
     if reached:
-        yield f"goals hold at reset already; task.startable must refuse such starts: {_some(reached)}"
+        yield f"goals hold at reset already; task.is_valid_start must refuse such starts: {_some(reached)}"
 
 
 def _starts_repeat(evidence: Evidence) -> Iterator[str]:
@@ -227,9 +227,9 @@ def _reward_is_vectorised(evidence: Evidence) -> Iterator[str]:
     return _vectorised_for_goals(evidence, "reward", "fiu", states, next_states, starts)
 
 
-def _startable_is_vectorised(evidence: Evidence) -> Iterator[str]:
-    """task.startable judges many states as it judges each, and leaves its input alone."""
-    return _vectorised_for_goals(evidence, "startable", "b", evidence.transitions[0])
+def _valid_start_is_vectorised(evidence: Evidence) -> Iterator[str]:
+    """task.is_valid_start judges many states as it judges each, and leaves its input alone."""
+    return _vectorised_for_goals(evidence, "is_valid_start", "b", evidence.transitions[0])
 
 
 def _plausible_is_vectorised(evidence: Evidence) -> Iterator[str]:
@@ -378,7 +378,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     _nonsense_is_refused,
     _achieved_is_vectorised,
     _reward_is_vectorised,
-    _startable_is_vectorised,
+    _valid_start_is_vectorised,
     _plausible_is_vectorised,
     _start_may_be_left_out,
     _success_is_achieved,

@@ -1,4 +1,4 @@
-"""Training recipes, found through the entry-point group ``llm_agents.registry.recipes``.
+"""Training recipes, found through the entry-point group ``llm_agents.recipes``.
 
 A recipe of your own is one class with the methods of `Recipe`, named in your package's pyproject.toml::
 
