@@ -7,7 +7,7 @@ names are the same everywhere:
 - ``loss/policy``, ``loss/value``, ``loss/reference_kl``: the parts of the loss, without their coefficients
 - ``policy/kl``: how far the policy has moved from the one that acted; ``policy/reference_kl``: from the reference
 - ``policy/entropy``, ``policy/clip_fraction``, ``policy/ratio_min``, ``policy/ratio_max``
-- ``policy/step_share``: how much of its step TRPO took
+- ``policy/step_fraction``: how much of its step TRPO took
 - ``value/explained_variance``, ``value/clip_fraction``
 """
 

@@ -80,7 +80,7 @@ def trpo_step(
         num_backtracks, backtrack: how often the step is shortened, and by what factor each time.
 
     Returns:
-        The metrics of `natural_gradient_step`, and ``policy/step_share``: how much of the step was taken, or 0.
+        The metrics of `natural_gradient_step`, and ``policy/step_fraction``: how much of the step was taken, or 0.
 
     Raises:
         UserError: the gradient is not finite.
