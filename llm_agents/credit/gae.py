@@ -22,6 +22,13 @@ def discounted_returns(rewards: Tensor, ends: Tensor, discount: float) -> Tensor
 
     Raises:
         UserError: a reward is not finite.
+
+    Two episodes, one after the other, the first of two steps:
+
+    >>> rewards = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0])[:, None]
+    >>> ends = torch.tensor([False, True, False, False, True])[:, None]
+    >>> discounted_returns(rewards, ends, discount=0.5)[:, 0]
+    tensor([0.5000, 1.0000, 0.2500, 0.5000, 1.0000])
     """
     require_finite_tensor("reward", rewards)
     require_shape("ends", ends, rewards.shape)
@@ -59,6 +66,15 @@ def gae(
 
     Raises:
         UserError: a reward or a value is not finite.
+
+    The last step of an episode, from a state worth 1 to one worth 2, terminated or truncated:
+
+    >>> reward, value, next_value = (torch.tensor([[number]]) for number in (0.0, 1.0, 2.0))
+    >>> yes, no = torch.tensor([[True]]), torch.tensor([[False]])
+    >>> gae(reward, value, next_value, terminated=yes, truncated=no, discount=0.5, gae_lambda=1.0)[0].item()
+    -1.0
+    >>> gae(reward, value, next_value, terminated=no, truncated=yes, discount=0.5, gae_lambda=1.0)[0].item()
+    0.0
     """
     for name, tensor in (("reward", rewards), ("value", values), ("next value", next_values)):
         require_finite_tensor(name, tensor)
