@@ -23,7 +23,7 @@ from kalm.dynamics import LMDynamics
 from kalm.generation import GenerationSettings, generate
 from kalm.judging import start_states
 from kalm.trajectory_lm import Scale, TrajectoryLM
-from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.loading import load_language_model
 from llm_agents.models.padding import concatenate
 
 NUM_ROLLOUTS = 64
@@ -66,7 +66,7 @@ def make_model(states: np.ndarray) -> TrajectoryLM:
     """The tiny model with adapters for CLEVR-Robot, scaled to these states (N, 10)."""
     torch.manual_seed(0)
     measured = torch.from_numpy(states)
-    return TrajectoryLM(LanguageModel.load("tiny"), DiscreteActions(NUM_ACTIONS), Scale.of(measured, measured.flip(0)))
+    return TrajectoryLM(load_language_model("tiny"), DiscreteActions(NUM_ACTIONS), Scale.of(measured, measured.flip(0)))
 
 
 @torch.inference_mode()

@@ -47,7 +47,7 @@ def comparisons() -> Iterator[Comparison | Skipped]:
     encoder = TextEncoder.load()
     with tempfile.TemporaryDirectory() as folder:
         for ours, theirs in names.items():
-            settings = PolicySettings(algorithm=ours, num_steps=NUM_STEPS)
+            settings = ALGORITHMS[ours].Settings(num_steps=NUM_STEPS)
             yield Comparison(
                 f"{ours} steps",
                 "steps",

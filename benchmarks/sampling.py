@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmarks.harness import Comparison
 from envs.clevr_robot.task import ClevrRobotTask
 from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.loading import load_language_model
 from llm_agents.models.padding import pad_left
 
 NUM_TOKENS = 32
@@ -20,7 +21,7 @@ NUM_TOKENS = 32
 def comparisons() -> Iterator[Comparison]:
     """Greedy decoding of 32 tokens after a goal's words, for one prompt and for 64 of different lengths."""
     torch.manual_seed(0)
-    lm = LanguageModel.load("tiny").eval()
+    lm = load_language_model("tiny").eval()
     said = [goal.phrasings[0] for split in ("train", "hard") for goal in ClevrRobotTask().goals(split)]
     for batch_size in (1, 64):
         prompts = said[:: len(said) // batch_size][:batch_size]

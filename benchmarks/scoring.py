@@ -16,7 +16,9 @@ from envs.clevr_robot.task import ACTION_TEXTS as PUSHES
 from llm_agents.agents.observations import AgentObservation, Past
 from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings, action_ids
-from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.loading import load_language_model
+from llm_agents.models.tiny import TinySettings
 
 BATCH_SIZE = 8
 MOVES = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle")
@@ -77,10 +79,10 @@ def _prepare(actions: Sequence[str]) -> tuple[LanguageModel, list[list[int]]]:
     ]
     prompts = PromptSettings(num_past_actions=2, num_past_observations=2, list_actions=len(actions) < 10)
     torch.manual_seed(0)
-    settings = LanguageModelSettings(text_input="words", vocab_size=1024)
+    settings = TinySettings(text_input="words", vocab_size=1024)
     # The lines do not depend on the vocabulary, so a first model can say from which texts the second learns its own.
-    lines = PromptRenderer(LanguageModel.load(settings), prompts).lines
-    lm = LanguageModel.load(settings, corpus=[*(line for m in moments for line in lines(m)), *actions] * 2).eval()
+    lines = PromptRenderer(load_language_model(settings), prompts).lines
+    lm = load_language_model(settings, corpus=[*(line for m in moments for line in lines(m)), *actions] * 2).eval()
     return lm, PromptRenderer(lm, prompts).prompts(moments, 16)
 
 

@@ -227,7 +227,7 @@ def _reward_is_vectorised(evidence: Evidence) -> Iterator[str]:
     return _vectorised_for_goals(evidence, "reward", "fiu", states, next_states, starts)
 
 
-def _valid_start_is_vectorised(evidence: Evidence) -> Iterator[str]:
+def _is_valid_start_is_vectorised(evidence: Evidence) -> Iterator[str]:
     """task.is_valid_start judges many states as it judges each, and leaves its input alone."""
     return _vectorised_for_goals(evidence, "is_valid_start", "b", evidence.transitions[0])
 
@@ -378,7 +378,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     _nonsense_is_refused,
     _achieved_is_vectorised,
     _reward_is_vectorised,
-    _valid_start_is_vectorised,
+    _is_valid_start_is_vectorised,
     _plausible_is_vectorised,
     _start_may_be_left_out,
     _success_is_achieved,

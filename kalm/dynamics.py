@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from kalm.action_space import ActionSpace
 from kalm.trajectories import Transitions
 from kalm.trajectory_lm import StateNormalizer, TrajectoryLM, read_actions
+from llm_agents.runtime.streams import stream
 from llm_agents.training.loop import Batch, OptimizerSettings
 
 
@@ -108,5 +108,5 @@ class MLPDynamics(nn.Module):
 
 def transition_batch(transitions: Transitions, batch_size: int, seed: int, step: int) -> Batch:
     """A batch of single transitions, a function of the step."""
-    rng = np.random.default_rng([seed, step])
+    rng = stream(seed, "mlp_dynamics/batch", step)
     return transitions.take(torch.from_numpy(rng.integers(len(transitions.states), size=batch_size)))._asdict()

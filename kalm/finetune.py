@@ -7,7 +7,9 @@ It is trained on training goals only; those of unseen splits are there to be jud
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -41,7 +43,7 @@ from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import seeded
 from llm_agents.training.checkpoints import load_weights
-from llm_agents.training.sb3 import GoalObservation, SB3TrainingSettings, Training
+from llm_agents.training.sb3 import GoalObservation, Place, SB3TrainingSettings, Training
 
 START, NAME = "start", "finetuned"
 
@@ -72,6 +74,8 @@ class FinetuneTrainingSettings(SB3TrainingSettings):
 
 class FinetuneConfig(Settings):
     """A policy of a KALM run, fine-tuned online on training goals."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"sb3": "ppo"}
 
     environment: str = "envs:ClevrRobot-v0"
     """Gymnasium id of the `LanguageEnv` that the run was made in."""
@@ -168,8 +172,8 @@ def make_training(config: FinetuneConfig, agent: PolicyAgent, networks: ActorCri
     """The training of an agent's own policy."""
     actions, rows = agent.algorithm.actions, TextRows(agent.encoder)
 
-    def make_env(seed: int) -> gymnasium.Env:
-        env = GoalObservation(make_environment(config.environment), rows, seed)
+    def make_env(place: Place) -> gymnasium.Env:
+        env = GoalObservation(make_environment(config.environment), rows, config.seed, place)
         return TransformAction(env, actions.choose, actions.choices)
 
     return Training(NAME, config.ppo, config.seed, make_env, KalmActorCritic, {"networks": networks})
@@ -206,7 +210,7 @@ class ActorCritic(nn.Module):
         self.actor = agent.algorithm.policy
         self.actor.pooling.token_dropout = 0.0  # what learns must be what acted
         normalizer = StateNormalizer(self.actor.state_mean, self.actor.state_std, torch.ones_like(self.actor.state_std))
-        with seeded(seed):
+        with seeded(seed, "weights/critic"):
             self.critic: GoalConditionedMLP = agent.algorithm.network(agent.encoder.dim, normalizer, 1)
         self.critic.pooling.token_dropout = 0.0
         self._temperature, self._features = agent.temperature, agent.encoder.packed

@@ -17,6 +17,7 @@ from kalm.trajectory_lm import TrajectoryLM
 from llm_agents.models.padding import concatenate, pad_left
 from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.config import Settings
+from llm_agents.runtime.streams import torch_generator
 
 
 class GenerationSettings(Settings):
@@ -55,7 +56,7 @@ def generate(
             do; no longer than the pieces the model was grounded on. By default a rollout is one piece.
         advance: told how many rollouts were written.
     """
-    generator = torch.Generator(device=model.device).manual_seed(seed)
+    generator = torch_generator(model.device, seed, "imagination/write")
     episodes = []
     for begin in range(0, len(specs), settings.batch_size):
         part = slice(begin, begin + settings.batch_size)

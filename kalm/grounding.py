@@ -15,8 +15,8 @@ scored as their `ActionSpace` has it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from kalm.trajectories import Trajectories, Transitions
 from kalm.trajectory_lm import TrajectoryLM, read_actions
 from llm_agents.runtime.config import Settings
+from llm_agents.runtime.streams import stream
 from llm_agents.training.loop import Batch, OptimizerSettings
 
 HELD_OUT_FRACTION = 0.02
@@ -59,6 +60,8 @@ class TaskFractions(Settings):
 
 class GroundingSettings(OptimizerSettings):
     """How the language model is grounded."""
+
+    renamed: ClassVar[Mapping[str, str]] = {**OptimizerSettings.renamed, "shares": "fractions"}
 
     num_steps: int = Field(4000, ge=1)
     """Optimizer steps."""
@@ -230,7 +233,7 @@ class GroundingData:
 
     def _rows(self, name: str, size: int, step: int, task: int) -> Batch:
         if name == "dynamics":
-            rng = np.random.default_rng([self.seed, step, task])
+            rng = stream(self.seed, "grounding/transitions", step)
             index = torch.from_numpy(rng.integers(len(self._transitions.states), size=size))
             states = torch.stack([self._transitions.states[index], self._transitions.next_states[index]], 1)
             return {"states": states, "actions": self._transitions.actions[index, None]}
@@ -244,7 +247,7 @@ class GroundingData:
         The rows of several steps are drawn together, sorted by length and dealt out again.
         """
         block, place = divmod(step, LENGTH_BLOCK)
-        rng = np.random.default_rng([self.seed, block, task, LENGTH_BLOCK])
+        rng = stream(self.seed, "grounding/batch", block, task)
         rows = rng.choice(self._train_rows, size * LENGTH_BLOCK)
         lengths = self.rollouts.lengths[rows].numpy()
         begins = np.zeros(len(rows), np.int64)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +19,13 @@ from kalm.dynamics import Dynamics
 from kalm.judging import GoalPredicates, goal_of, to_episode
 from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.config import Settings
+from llm_agents.runtime.streams import stream
 
 
 class SearchSettings(Settings):
     """How actions are searched in a learned model (``search`` and ``search_mlp``)."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"random_share": "random_fraction"}
 
     noise: float = Field(0.2, ge=0)
     """Deviation of the noise on the rewards, in their units; keeps the search from walking in circles."""
@@ -59,7 +62,7 @@ def search(
         starts: (N, D), from `start_states`.
         advance: told how many rollouts have ended.
     """
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "imagination/search")
     horizons = np.array([min(settings.max_steps, task.horizon(goal_of(task, spec))) for spec in specs])
     states: list[list[NDArray]] = [[start] for start in starts]
     taken: list[list] = [[] for _ in specs]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from kalm.dynamics import MLPDynamicsSettings
 from kalm.generation import GenerationSettings
 from kalm.grounding import GroundingSettings
-from kalm.offline import PolicySettings
+from kalm.offline import BCSettings, PolicyChoice
 from kalm.planning import SearchSettings
 from kalm.verification import VerificationSettings
 from llm_agents.evaluation.evaluate import EvaluationSettings
-from llm_agents.models.language_model import LanguageModelSettings
+from llm_agents.models.loading import LanguageModelChoice
+from llm_agents.models.text_encoder import DEFAULT_ENCODER
+from llm_agents.models.tiny import TinySettings
 from llm_agents.runtime.config import Settings
 
 Method = Literal["lm_greedy", "lm_sample", "search", "search_mlp"]
@@ -21,6 +24,8 @@ Method = Literal["lm_greedy", "lm_sample", "search", "search_mlp"]
 
 class DataSettings(Settings):
     """What is collected in the environment. Nothing but goals of the training split, in their training phrasings."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"random_share": "random_fraction", "num_play": "num_random_rollouts"}
 
     num_rollouts: int = Field(20_000, ge=100)
     """Rollouts of the scripted expert for training goals."""
@@ -32,6 +37,11 @@ class DataSettings(Settings):
 
 class ImaginationSettings(Settings):
     """How much is imagined for unseen goals, and in which ways."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"ways": "methods"}
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "methods": {"greedy": "lm_greedy", "sample": "lm_sample"}
+    }
 
     methods: tuple[Method, ...] = ("lm_greedy", "lm_sample", "search", "search_mlp")
     """Each way makes a data set of its own, and a policy trained on it."""
@@ -63,12 +73,14 @@ class KalmConfig(Settings):
     action_bins: int = Field(31, ge=2)
     """Continuous actions: how many values each of their numbers can take, from bound to bound; odd to have a zero."""
     data: DataSettings = DataSettings()
-    language_model: LanguageModelSettings = LanguageModelSettings()
+    text_encoder: str = DEFAULT_ENCODER
+    """Through which policies, and by default the tiny language model, read text."""
+    language_model: LanguageModelChoice = TinySettings()
     grounding: GroundingSettings = GroundingSettings()
     mlp_dynamics: MLPDynamicsSettings = MLPDynamicsSettings()
     imagination: ImaginationSettings = ImaginationSettings()
     generation: GenerationSettings = GenerationSettings()
     search: SearchSettings = SearchSettings()
     verification: VerificationSettings = VerificationSettings()
-    policy: PolicySettings = PolicySettings()
+    policy: PolicyChoice = BCSettings()
     evaluation: ValidatedSettings = ValidatedSettings()

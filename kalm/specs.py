@@ -1,4 +1,4 @@
-"""Which episodes are played and imagined: goals, words and seeds, each stage in a range of seeds of its own."""
+"""Which episodes are played and imagined: goals, phrasings, and starts from a range for each stage."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from envs.goals import Goal, Split
 from envs.language import LanguageTask
 from llm_agents.rollouts.specs import EpisodeSpec, PhrasingSubset, select_phrasings
 from llm_agents.runtime.errors import UserError
-
-# Panels start at 10**6; what is learned from stays below, whatever the run's seed is.
-_SEEDS = {"real": 0, "random_rollouts": 200_000, "gate": 300_000, "rephrase": 400_000, "easy": 500_000, "hard": 600_000}
-_SEEDS_PER_RUN = 10**7
-PANEL_SEEDS = range(10**6, 10**7)
+from llm_agents.runtime.streams import START_RANGES, start_seed, stream
 
 
 def training_specs(task: LanguageTask, stage: str, count: int, seed: int) -> list[EpisodeSpec]:
@@ -35,7 +31,7 @@ def _draw(
     Raises:
         UserError: there would be none for each.
     """
-    rng = np.random.default_rng([seed, _SEEDS[stage]])
+    rng = stream(seed, "kalm/goals", START_RANGES.index(stage))
     families: dict[str, list[tuple[Goal, str]]] = defaultdict(list)
     for goal in task.goals(split):
         families[goal.family] += [(goal, phrasing) for phrasing in select_phrasings(goal, subset)]
@@ -47,5 +43,7 @@ def _draw(
         size = count // len(families)
         order = np.concatenate([rng.permutation(len(phrasings)) for _ in range(size // len(phrasings) + 1)])[:size]
         specs += [(phrasings[i][0].id, phrasings[i][1]) for i in order]
-    first = seed * _SEEDS_PER_RUN + _SEEDS[stage]
-    return [EpisodeSpec(goal_id, phrasing, first + index, split) for index, (goal_id, phrasing) in enumerate(specs)]
+    return [
+        EpisodeSpec(goal_id, phrasing, start_seed(stage, seed, index), split)
+        for index, (goal_id, phrasing) in enumerate(specs)
+    ]

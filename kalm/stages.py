@@ -26,8 +26,9 @@ from kalm.trajectory_lm import StateNormalizer, TrajectoryLM
 from kalm.verification import Verdict, first_accepted, quality_gate, replay, verdict_row, verify
 from llm_agents.agents.scripted import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.evaluation.evaluate import evaluate_agent, make_panels
-from llm_agents.models.language_model import TINY, LanguageModel
+from llm_agents.models.loading import load_language_model
 from llm_agents.models.text_encoder import TextEncoder
+from llm_agents.models.tiny import TinySettings
 from llm_agents.registry.environments import make_environment
 from llm_agents.rollouts.collect import collect
 from llm_agents.rollouts.panels import Column, Panel, make_panel
@@ -38,7 +39,7 @@ from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.parallel import parallel_map
 from llm_agents.runtime.progress import progress_bar, watch_progress
 from llm_agents.runtime.run import Run
-from llm_agents.runtime.streams import seeded
+from llm_agents.runtime.streams import seeded, stream, stream_seed
 from llm_agents.training.checkpoints import load_weights
 from llm_agents.training.loop import fit
 
@@ -51,7 +52,6 @@ COLUMNS = (
     Column("hard", "hard"),
 )
 TOLERANCE = 0.02  # how much success on training goals a larger share of imagined data may cost
-VALIDATION_SEED = 1  # of the panel from which the share is chosen; results use evaluation.panel_seed
 
 
 class Stages:
@@ -76,7 +76,7 @@ class Stages:
     @cached_property
     def encoder(self) -> TextEncoder:
         """The text encoder, with the features of all texts of the run in its cache once they are computed."""
-        encoder = TextEncoder.load(self.config.language_model.encoder)
+        encoder = TextEncoder.load(self.config.text_encoder)
         path = self.run.folder / "text_features.safetensors"
         if path.exists():
             encoder.load_cache(path)
@@ -292,22 +292,25 @@ class Stages:
     def _make_grounding(self) -> Grounding:
         """The untrained language model with its tasks; its weights depend on the seed alone."""
         corpus = [phrasing for goal in self.task.goals("train") for phrasing in goal.phrasings]
-        with seeded(self.config.seed):
-            lm = LanguageModel.load(self.config.language_model, corpus=corpus, encoder=self._tiny_encoder)
+        with seeded(self.config.seed, "weights/trajectory_lm"):
+            lm = load_language_model(self.config.language_model, corpus=corpus, encoder=self._tiny_encoder)
             model = TrajectoryLM(lm, self.actions, self._normalizer_or_shape())
         return Grounding(model, self.config.grounding)
 
     @property
     def _tiny_encoder(self) -> TextEncoder | None:
-        return self.encoder if self.config.language_model.name == TINY else None
+        """The encoder through which the language model reads, if it is the one that policies read through."""
+        settings = self.config.language_model
+        shared = isinstance(settings, TinySettings) and settings.encoder == self.config.text_encoder
+        return self.encoder if shared else None
 
     def _make_mlp(self) -> MLPDynamics:
-        with seeded(self.config.seed):
+        with seeded(self.config.seed, "weights/mlp_dynamics"):
             return MLPDynamics(self.actions, self._normalizer_or_shape(), self.config.mlp_dynamics)
 
     def _make_policy(self) -> OfflineAlgorithm:
         algorithm = ALGORITHMS[self.config.policy.algorithm]
-        with seeded(self.config.seed):
+        with seeded(self.config.seed, "weights/policy"):
             return algorithm(self.encoder.dim, self._normalizer_or_shape(), self.actions, self.config.policy)
 
     def _normalizer_or_shape(self) -> StateNormalizer:
@@ -332,7 +335,7 @@ class Stages:
 
     def _imagine(self, method: Method, specs: list[EpisodeSpec]) -> list[Episode]:
         """One rollout a case; of ``lm_sample`` several."""
-        config, seed = self.config, self.config.seed
+        config, seed = self.config, stream_seed(self.config.seed, "imagination/part", specs[0].seed)
         starts = start_states(self.make_env, specs)
         if method in ("search", "search_mlp"):
             dynamics = self._dynamics(method)
@@ -366,7 +369,7 @@ class Stages:
 
     def _verdict_row(self, episodes: Sequence[Episode], verdict: Verdict) -> dict[str, float]:
         """What verification says of imagined rollouts, and on a sample of them what the environment says."""
-        rng = np.random.default_rng(self.config.seed)
+        rng = stream(self.config.seed, "kalm/replayed", episodes[0].seed)
         size = min(self.config.verification.num_replayed, len(episodes))
         sample = rng.choice(len(episodes), size, replace=False)
         return verdict_row(verdict, sample, replay(self.make_env, [episodes[index] for index in sample]))
@@ -378,7 +381,7 @@ class Stages:
         return f"real+{'search' if 'search' in methods else (*methods, 'oracle')[0]}"
 
     def _choose_fraction(self) -> dict[str, dict[str, float]]:
-        panel = make_panel(self.task, "train", self.config.evaluation.num_validation, VALIDATION_SEED)
+        panel = make_panel(self.task, "train", self.config.evaluation.num_validation, start_range="validation")
         rates = {}
         for fraction in self.config.policy.imagined_fractions:
             agent = self.load_policy_agent(self._deciding_policy, fraction)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.second_device import second_device
 
-from llm_agents.models import language_model
+from llm_agents.models import pretrained, tiny
 from llm_agents.runtime.devices import find_device
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,6 +22,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         return
     generator = torch.Generator
     with second_device() as device:
-        monkeypatch.setattr(language_model, "find_device", lambda name: find_device(name) if name == "cpu" else device)
+        for module in (tiny, pretrained):
+            monkeypatch.setattr(module, "find_device", lambda name: find_device(name) if name == "cpu" else device)
         monkeypatch.setattr(torch, "Generator", lambda device=None: generator())
         yield device

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,6 +14,19 @@ from kalm.offline.policy import OfflineAlgorithm, PolicySettings
 from kalm.trajectory_lm import StateNormalizer
 from llm_agents.runtime.errors import UserError
 from llm_agents.training.loop import Batch
+
+
+class CQLSettings(PolicySettings):
+    """Discrete conservative Q-learning."""
+
+    algorithm: Literal["cql"] = "cql"
+    """Conservative Q-learning, for discrete actions only."""
+    discount: float = Field(0.95, ge=0, lt=1)
+    """Discount of future reward."""
+    conservative_weight: float = Field(1.0, ge=0)
+    """Weight of the conservative term."""
+    target_rate: float = Field(0.005, gt=0, le=1)
+    """Fraction of the online weights that moves into the target network at each step."""
 
 
 class ConservativeQLearning(OfflineAlgorithm):
@@ -24,6 +40,9 @@ class ConservativeQLearning(OfflineAlgorithm):
 
     Continuous actions are refused; for these there are `BehaviourCloning` and `ImplicitQLearning`.
     """
+
+    Settings: ClassVar[type[PolicySettings]] = CQLSettings
+    settings: CQLSettings
 
     @classmethod
     def check(cls, actions: ActionSpace) -> None:
@@ -43,7 +62,11 @@ class ConservativeQLearning(OfflineAlgorithm):
         td_loss = F.smooth_l1_loss(taken, self.td_target(batch))
         conservative = (values.logsumexp(1) - taken).mean()
         loss = td_loss + self.settings.conservative_weight * conservative
-        return loss, {"td": td_loss.item(), "conservative": conservative.item(), "q_value": taken.mean().item()}
+        return loss, {
+            "loss/td": td_loss.item(),
+            "loss/conservative": conservative.item(),
+            "value/q": taken.mean().item(),
+        }
 
     @torch.no_grad()
     def td_target(self, batch: Batch) -> Tensor:

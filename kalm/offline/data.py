@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kalm.trajectories import Trajectories
 from llm_agents.models.text_encoder import TextEncoder
+from llm_agents.runtime.streams import stream
 from llm_agents.training.loop import Batch
 
 
@@ -46,7 +47,7 @@ class OfflineData:
 
     def batch(self, step: int) -> Batch:
         """The batch of an optimizer step; see `OfflineAlgorithm` for its entries."""
-        rng = np.random.default_rng([self._seed, step])
+        rng = stream(self._seed, "offline/batch", step)
         parts = [self._sources[0].take(rng.integers(len(self._sources[0]), size=self._num_real))]
         if self._num_imagined:
             groups = rng.choice(len(self._groups), size=self._num_imagined, p=self._group_weights)

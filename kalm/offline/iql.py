@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,6 +16,21 @@ from kalm.trajectory_lm import StateNormalizer
 from llm_agents.training.loop import Batch
 
 MAX_WEIGHT = 100.0
+
+
+class IQLSettings(PolicySettings):
+    """Implicit Q-learning."""
+
+    algorithm: Literal["iql"] = "iql"
+    """Implicit Q-learning."""
+    discount: float = Field(0.95, ge=0, lt=1)
+    """Discount of future reward."""
+    target_rate: float = Field(0.005, gt=0, le=1)
+    """Fraction of the online weights that moves into the target network at each step."""
+    expectile: float = Field(0.8, gt=0.5, lt=1)
+    """Expectile of the value function."""
+    inverse_temperature: float = Field(3.0, ge=0)
+    """How sharply the policy prefers advantageous actions; 0 is behaviour cloning."""
 
 
 class ImplicitQLearning(OfflineAlgorithm):
@@ -26,6 +44,9 @@ class ImplicitQLearning(OfflineAlgorithm):
 
     The three have networks of their own, so one backward pass through their sum trains each by its own loss.
     """
+
+    Settings: ClassVar[type[PolicySettings]] = IQLSettings
+    settings: IQLSettings
 
     def __init__(
         self, text_dim: int, normalizer: StateNormalizer, actions: ActionSpace, settings: PolicySettings
@@ -51,7 +72,7 @@ class ImplicitQLearning(OfflineAlgorithm):
         weight = (self.settings.inverse_temperature * advantage.detach()).exp().clamp_max(MAX_WEIGHT)
         log_probs = self.actions.log_probs(self.policy(states, text), actions)
         policy_loss = -(weight * log_probs).mean()
-        metrics = {"value": value_loss.item(), "q": q_loss.item(), "policy": policy_loss.item()}
+        metrics = {"loss/value": value_loss.item(), "loss/q": q_loss.item(), "loss/policy": policy_loss.item()}
         return value_loss + q_loss + policy_loss, metrics
 
     def after_step(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -21,24 +21,16 @@ from llm_agents.training.loop import Batch, OptimizerSettings
 class PolicySettings(OptimizerSettings):
     """How policies are trained by offline RL, and how large they are."""
 
-    algorithm: Literal["bc", "cql", "iql"] = "bc"
-    """Behaviour cloning, CQL (discrete actions only) or IQL."""
+    renamed: ClassVar[Mapping[str, str]] = {**OptimizerSettings.renamed, "imagined_shares": "imagined_fractions"}
+
+    algorithm: str
+    """Behaviour cloning (``bc``), CQL (``cql``, discrete actions only) or IQL (``iql``)."""
     num_steps: int = Field(6000, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(256, ge=2)
     """Transitions in one optimizer step, real and imagined together."""
     imagined_fractions: tuple[float, ...] = (0.5,)
     """Candidate shares of imagined data in a batch; one is chosen on training goals."""
-    discount: float = Field(0.95, ge=0, lt=1)
-    """Discount of future reward (cql, iql)."""
-    conservative_weight: float = Field(1.0, ge=0)
-    """cql: weight of the conservative term."""
-    target_rate: float = Field(0.005, gt=0, le=1)
-    """cql, iql: share of the online weights that moves into the target network at each step."""
-    expectile: float = Field(0.8, gt=0.5, lt=1)
-    """iql: expectile of the value function."""
-    inverse_temperature: float = Field(3.0, ge=0)
-    """iql: how sharply the policy prefers advantageous actions; 0 is behaviour cloning."""
     temperature: float = Field(0.5, ge=0)
     """Temperature at which trained policies act. At 0 they take the most probable action and walk in circles: success
     on training goals falls from 0.99 to 0.74 (docs/lab_notes.md)."""
@@ -57,13 +49,20 @@ class PolicySettings(OptimizerSettings):
 
 
 class OfflineAlgorithm(nn.Module):
-    """A policy and all that is trained beside it.
+    """A policy and all that is trained alongside it.
+
+    A new algorithm is one file, with settings of its own, and one entry in `kalm.offline.ALGORITHMS`.
 
     A batch holds ``states`` (N, D), ``actions`` (N, ...), ``rewards`` (N,), ``next_states`` (N, D), ``terminated``
     (N,) and ``text``, the `PackedFeatures` of the N instructions.
 
     It is small: KALM trains it on the CPU, wherever the language model is.
+
+    Attributes:
+        Settings: the fields of a config that the algorithm has, with its name as the default of ``algorithm``.
     """
+
+    Settings: ClassVar[type[PolicySettings]]
 
     @classmethod
     def check(cls, actions: ActionSpace) -> None:

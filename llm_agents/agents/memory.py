@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import combinations, groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,8 @@ class Experience:
 
 class MemorySettings(Settings):
     """What is remembered and recalled."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"num_recalled": "num_retrieved"}
 
     capacity: int = Field(1000, ge=1)
     """How many goals are remembered; the one that was added to longest ago is forgotten first."""

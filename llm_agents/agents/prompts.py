@@ -96,7 +96,7 @@ class PromptRenderer:
     """
 
     def __init__(self, lm: LanguageModel, settings: PromptSettings) -> None:
-        if lm.encoder is not None:
+        if not lm.reads_tokens:
             raise UserError("an LLM agent reads tokens, not encoder features: set text_input to 'words' or 'phrases'")
         self.settings = settings
         self._lm = lm

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field
@@ -18,7 +19,7 @@ from llm_agents.agents.scripted import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.registry.environments import make_environment
 from llm_agents.rollouts.collect import EPISODES_PER_FILE, collect
 from llm_agents.rollouts.rollout import Agent
-from llm_agents.rollouts.specs import MAX_EPISODES, draw_specs
+from llm_agents.rollouts.specs import draw_specs
 from llm_agents.runtime.config import Settings, differences, parse_config, read_yaml
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import write_atomically
@@ -26,6 +27,8 @@ from llm_agents.runtime.run import write_atomically
 
 class CollectSettings(Settings):
     """What ``llm-agents collect`` plays, and where it puts it."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"random_share": "random_fraction"}
 
     environment: str
     """Gymnasium id, such as ``envs:ClevrRobot-v0``."""
@@ -37,7 +40,7 @@ class CollectSettings(Settings):
     """The share of an expert's actions that are replaced by random ones."""
     split: Split = "train"
     """Whose goals are played, and in whose words."""
-    num_episodes: int = Field(ge=1, le=MAX_EPISODES)
+    num_episodes: int = Field(ge=1)
     """Families of goals get equally many."""
     seed: int = Field(0, ge=0)
     """Of goals, words and starts; no start is one of an evaluation panel's."""
@@ -60,7 +63,7 @@ def run_collection(settings: CollectSettings, command: str) -> EpisodeStore:
         UserError: the folder holds a collection by other settings.
     """
     make_env = partial(make_environment, settings.environment, **settings.options)
-    specs = draw_specs(make_env().task, settings.split, settings.num_episodes, settings.seed)
+    specs = draw_specs(make_env().task, settings.split, settings.num_episodes, settings.seed, "collect")
     _keep_settings(settings)
     store, name = EpisodeStore(settings.out), Path(settings.out).name
     make_agent = partial(_make_agent, settings.agent, settings.random_fraction)

@@ -14,6 +14,7 @@ from rich.text import Text
 from envs.goals import Goal
 from envs.language import LanguageTask
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.streams import stream
 
 NUM_GOALS = 60
 
@@ -72,7 +73,7 @@ def check_encoder(name: str, task: LanguageTask, console: Console) -> None:
     goals = [goal for goal in task.goals("train") if len(goal.phrasings) > 1]
     if len(goals) < 2:
         raise UserError(f"{type(task).__name__} has fewer than two training goals with several phrasings")
-    chosen = np.random.default_rng(0).permutation(len(goals))[:NUM_GOALS]
+    chosen = stream(0, "encoder/goals").permutation(len(goals))[:NUM_GOALS]
     goals = [goals[index] for index in sorted(chosen)]
     features = TextEncoder.load(name).encode([text for goal in goals for text in goal.phrasings])
     _show(name, len(goals), confusion(goals, features.sentence_embedding().numpy()), console)

@@ -92,7 +92,7 @@ class ActionScorer(nn.Module):
 
     def __init__(self, lm: LanguageModel, settings: ScorerSettings) -> None:
         super().__init__()
-        if lm.encoder is not None:
+        if not lm.reads_tokens:
             raise UserError("actions are scored by a model that reads tokens: set text_input to 'words' or 'phrases'")
         self.lm = lm
         self.settings = settings

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -24,7 +24,9 @@ from llm_agents.agents.memory import MemorySettings, TextualMemory, in_words, re
 from llm_agents.agents.prompts import PromptSettings
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
 from llm_agents.evaluation.evaluate import EvaluationSettings, evaluate_agents, make_panels
-from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.loading import LanguageModelChoice, load_language_model
+from llm_agents.models.tiny import TinySettings
 from llm_agents.models.tokenizer import words_of
 from llm_agents.registry.environments import make_environment
 from llm_agents.registry.recipes import Recipe, References
@@ -60,6 +62,8 @@ NUM_KEPT = 4  # episodes of each panel that are kept to be read
 class LLMAgentConfig(Settings):
     """An LLM that acts in a text environment."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"corrections": "dagger"}
+
     environment: str = "envs:BabyAIText-v0"
     """Gymnasium id of a `LanguageEnv` whose actions have words."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -68,7 +72,7 @@ class LLMAgentConfig(Settings):
     """Seed of data, weights and batches. The panels have a seed of their own."""
     num_workers: int = Field(2, ge=1)
     """Processes for demonstrations and judging. No number depends on it."""
-    language_model: LanguageModelSettings = LanguageModelSettings(text_input="words")
+    language_model: LanguageModelChoice = TinySettings(text_input="words")
     prompts: PromptSettings = PromptSettings()
     memory: MemorySettings | None = None
     """Recall experience of training goals into the prompt; null for no memory."""
@@ -108,8 +112,8 @@ class WarmStartStages:
         """The model before any training; its weights depend on the seed alone."""
         corpus = self.run.get_or_compute("corpus", self._corpus)
         texts = [text for text, count in corpus["texts"].items() for _ in range(count)]
-        with seeded(self.config.seed):
-            return LanguageModel.load(self.config.language_model, corpus=texts, goal_words=corpus["goal_words"])
+        with seeded(self.config.seed, "weights/language_model"):
+            return load_language_model(self.config.language_model, corpus=texts, goal_words=corpus["goal_words"])
 
     @property
     def stages(self) -> list[str]:
@@ -138,7 +142,7 @@ class WarmStartStages:
         if not settings.num_demonstrations or self.run.has_finished(SFT):
             return
         lm = self.new_model()  # before anything is collected, as it may not be there
-        episodes = self._collect("demonstrations", ExpertAgent, 0, settings.num_demonstrations)
+        episodes = self._collect("demonstrations", ExpertAgent, settings.num_demonstrations)
         fit(self._cloning(lm), settings, self._warm_start_data(lm, episodes, settings).batch, self.run, SFT)
 
     def dagger(self, make_agent: Callable[[LanguageTask], InterventionAgent]) -> None:
@@ -146,16 +150,16 @@ class WarmStartStages:
         settings, warm_start = self.config.dagger, self.config.warm_start
         if not settings.num_episodes or self.run.has_finished(DAGGER):
             return
-        episodes = self._collect("dagger", make_agent, warm_start.num_demonstrations, settings.num_episodes)
+        episodes = self._collect("dagger", make_agent, settings.num_episodes)
         lm, noise = self.load_warm_started_model(SFT), warm_start.goal_noise
         as_large = warm_start.model_copy(update={"batch_size": settings.batch_size})
         beside = self._warm_start_data(lm, self.run.episodes("demonstrations").read(), as_large)
         data = DaggerData(lm, self.config.prompts, self.task, beside, episodes, settings, noise, self.config.seed)
         fit(self._cloning(lm), settings, data.batch, self.run, DAGGER)
 
-    def _collect(self, name: str, make_agent: Callable[[LanguageTask], Agent], first: int, count: int) -> list[Episode]:
-        """Episodes for training goals, from the ``first`` case on."""
-        specs = draw_specs(self.task, "train", first + count, self.config.seed)[first:]
+    def _collect(self, name: str, make_agent: Callable[[LanguageTask], Agent], count: int) -> list[Episode]:
+        """Collect episodes for training goals."""
+        specs = draw_specs(self.task, "train", count, self.config.seed, name)
         return collect(self.make_env, make_agent, specs, self.run.episodes(name), name, self.config.num_workers)
 
     def _warm_start_data(
@@ -172,7 +176,7 @@ class WarmStartStages:
         An observation counts as often as it was seen, so that what can be done in every step counts most. With a
         memory, the episodes count, too, as they would be remembered.
         """
-        specs = draw_specs(self.task, "train", NUM_CORPUS_EPISODES, self.config.seed)
+        specs = draw_specs(self.task, "train", NUM_CORPUS_EPISODES, self.config.seed, "corpus")
         context_builder = self.config.prompts.context_builder()
         texts = Counter(words for goal in self.task.goals("train") for words in goal.phrasings)
         goals = set(texts)

@@ -37,7 +37,7 @@ class ScoringRecipe(LLMAgentRecipe):
     def new_scorer(self, config: Any, warm_start_stages: WarmStartStages, stage: str | None = None) -> ActionScorer:
         """The scorer before training on reward, or after a stage; its value head depends on the seed alone."""
         lm = warm_start_stages.load_warm_started_model(stage)
-        with seeded(config.seed):
+        with seeded(config.seed, "weights/scorer"):
             return ActionScorer(lm, config.scorer)
 
 

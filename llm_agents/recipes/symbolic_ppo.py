@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -30,7 +30,7 @@ from llm_agents.runtime.config import Settings, parse_config
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
 from llm_agents.training.checkpoints import load_weights
-from llm_agents.training.sb3 import GoalObservation, SB3TrainingSettings, SentenceEmbeddings, Training, observe
+from llm_agents.training.sb3 import GoalObservation, Place, SB3TrainingSettings, SentenceEmbeddings, Training, observe
 
 NAME, GREEDY = "symbolic_ppo", "+greedy"
 
@@ -46,6 +46,8 @@ class SymbolicPPOSettings(SB3TrainingSettings):
 
 class SymbolicPPOConfig(Settings):
     """A policy on the state and the goal's sentence embedding, trained by stable-baselines3."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"sb3": "ppo"}
 
     environment: str = "envs:BabyAIText-v0"
     """Gymnasium id of a `LanguageEnv`."""
@@ -109,8 +111,8 @@ class SymbolicPPORecipe(Recipe):
         return SentenceEmbeddings(TextEncoder.load(config.encoder))
 
     def _training(self, config: SymbolicPPOConfig, embeddings: SentenceEmbeddings) -> Training:
-        def make_env(seed: int) -> gymnasium.Env:
-            return GoalObservation(self.make_env(config), embeddings, seed)
+        def make_env(place: Place) -> gymnasium.Env:
+            return GoalObservation(self.make_env(config), embeddings, config.seed, place)
 
         space = self.make_env(config).action_space
         if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):

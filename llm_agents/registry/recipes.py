@@ -10,6 +10,7 @@ A recipe of your own is one class with the methods of `Recipe`, named in your pa
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 GROUP = "llm_agents.recipes"
+RENAMED = {"sb3": "symbolic_ppo"}  # since version 0.1
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,10 @@ def find_recipe(name: str) -> Recipe:
     Raises:
         UserError: there is none, or its package cannot be imported.
     """
+    if name in RENAMED:
+        print(f"llm-agents: recipe {name!r} is called {RENAMED[name]!r} now", file=sys.stderr)
     for entry in entry_points(group=GROUP):
-        if entry.name == name:
+        if entry.name == RENAMED.get(name, name):
             return _load(entry)
     raise UserError(unknown("recipe", name, list_recipes()))
 
@@ -119,4 +123,5 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, S
     name = data.pop("recipe", None)
     if not isinstance(name, str):
         raise UserError(f"{path} names no recipe: it needs a line such as 'recipe: {(list_recipes() or ['kalm'])[0]}'")
-    return name, parse_config(find_recipe(name).Config, data, str(path), overrides)
+    recipe = find_recipe(name)
+    return RENAMED.get(name, name), parse_config(recipe.Config, data, str(path), overrides)

@@ -14,6 +14,7 @@ from envs.goals import Split, UnknownGoal
 from envs.language import LanguageTask
 from llm_agents.rollouts.specs import EpisodeSpec, PhrasingSubset, draw_goals
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.streams import PANEL, start_seed, stream
 
 
 @dataclass(frozen=True)
@@ -49,26 +50,30 @@ def make_panel(
     seed: int = 0,
     subset: PhrasingSubset = "all",
     kind: str | None = None,
+    start_range: str = PANEL,
 ) -> Panel:
     """A panel that depends on nothing but its arguments.
 
     Families come in turn, so that each has the same weight; within a family goals come in a shuffled order that
-    repeats only when all have been used. Starts are seeded from 10**6 upwards, training data from 0.
+    repeats only when all have been used. Starts are from a range of their own: nothing is learnt from them.
 
     Args:
         subset: which phrasings of a goal to use, see `select_phrasings`.
         kind: only phrasings of this kind, see `LanguageTask.phrasing_kind`.
+        start_range: ``validation`` for a panel from which a setting is chosen.
 
     Raises:
-        UserError: no case was asked for, or the task has no goal or no such phrasing for one.
+        UserError: no episode was asked for, or the task has no goal or no such phrasing for one.
         UnknownGoal: an unknown split.
     """
     if size < 1 or seed < 0:
         raise UserError(f"a panel has at least 1 episode and a seed of at least 0, got {size} and {seed}")
-    goals = draw_goals(task, split, np.random.default_rng([seed, size]), subset, kind)
+    published = np.random.default_rng([seed, size])  # as when the published results were measured
+    rng = published if start_range == PANEL else stream(seed, f"{start_range}/goals", size)
+    goals = draw_goals(task, split, rng, subset, kind)
     return Panel(
         tuple(
-            EpisodeSpec(goal.id, phrasing, _first_start(seed) + index, split)
+            EpisodeSpec(goal.id, phrasing, start_seed(start_range, seed, index), split)
             for index, (goal, phrasing) in enumerate(islice(goals, size))
         )
     )
@@ -88,7 +93,7 @@ def read_panel(path: str | Path, task: LanguageTask, split: Split, seed: int = 0
         for name in ("goal", "instruction"):
             if not isinstance(row.get(name), str) or not row[name].strip():
                 raise UserError(f"{where}: the field {name!r} is missing or not a text")
-        start = row.get("seed", _first_start(seed) + number - 1)
+        start = row.get("seed", start_seed(PANEL, seed, number - 1))
         if not isinstance(start, int) or start < 0:
             raise UserError(f"{where}: the seed is {start!r}, expected a whole number of at least 0")
         try:
@@ -101,13 +106,9 @@ def read_panel(path: str | Path, task: LanguageTask, split: Split, seed: int = 0
     return Panel(tuple(specs))
 
 
-def _first_start(seed: int) -> int:
-    return 10**6 + seed * 10**5
-
-
 def _read_rows(path: Path) -> list:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"panel {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

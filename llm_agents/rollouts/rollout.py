@@ -12,6 +12,7 @@ from envs.episodes import Episode, Turn
 from envs.language import LanguageEnv
 from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.streams import stream
 
 
 @dataclass
@@ -94,7 +95,7 @@ def iter_rollouts(
     """
     if num_envs < 1:
         raise UserError(f"the number of environments must be at least 1, got {num_envs}")
-    keys = [[2]] * len(specs) if streams is None else [[2, stream] for stream in streams]
+    keys = [[]] * len(specs) if streams is None else [[number] for number in streams]
     waiting = ((index, spec, key) for index, (spec, key) in enumerate(zip(specs, keys, strict=True)))
     envs = [make_env() for _ in range(min(num_envs, len(specs)))]
     try:
@@ -119,7 +120,7 @@ def iter_rollouts(
 def _start(env: LanguageEnv, index: int, spec: EpisodeSpec, key: Sequence[int]) -> RunningEpisode:
     options = {"goal": spec.goal_id, "split": spec.split, "instruction": spec.instruction}
     observation, _ = env.reset(seed=spec.seed, options=options)
-    rng = np.random.default_rng([spec.seed, *key])
+    rng = stream(spec.seed, "rollout/act", *key)
     return RunningEpisode(env, index, spec, observation["text"], rng, states=[observation["state"]])
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from envs.goals import Goal, Split, unknown
 from envs.language import LanguageTask
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.streams import start_seed, stream
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,19 @@ def select_phrasings(goal: Goal, subset: PhrasingSubset) -> tuple[str, ...]:
     return halves[subset]
 
 
-MAX_EPISODES = 10**6  # panels are seeded from there upwards
+def draw_specs(
+    task: LanguageTask, split: Split, count: int, seed: int, start_range: str = "collect"
+) -> list[EpisodeSpec]:
+    """Draw episodes to learn from; the first ones do not depend on how many follow.
 
+    Args:
+        start_range: the range of start seeds, and the name of the stream of goals (see `llm_agents.runtime.streams`).
 
-_SEEDS_PER_COLLECTION = 10**7
-
-
-def draw_specs(task: LanguageTask, split: Split, count: int, seed: int) -> list[EpisodeSpec]:
-    """Cases to learn from; the first ones do not depend on how many follow. No seed is one of an evaluation panel's."""
-    goals = draw_goals(task, split, np.random.default_rng(seed))
-    first = seed * _SEEDS_PER_COLLECTION
+    Raises:
+        UserError: there are more than a range holds, or the task has no goal in the split.
+    """
+    goals = draw_goals(task, split, stream(seed, f"{start_range}/goals"))
     return [
-        EpisodeSpec(goal.id, phrasing, first + index, split)
+        EpisodeSpec(goal.id, phrasing, start_seed(start_range, seed, index), split)
         for index, (goal, phrasing) in enumerate(islice(goals, count))
     ]

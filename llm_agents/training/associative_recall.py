@@ -25,6 +25,7 @@ from llm_agents.agents.observations import AgentObservation
 from llm_agents.agents.prompts import PromptSettings
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.streams import stream
 
 COMMON = 0.5  # share of parts; a word that stands in more of them is no part of a name
 
@@ -57,7 +58,7 @@ def ask_for_parts(
     Raises:
         UserError: there is no moment of which that could be asked.
     """
-    rng = np.random.default_rng([seed, 9])
+    rng = stream(seed, "associative_recall/parts")
     cuts: dict[str, int] = {}
 
     def ask(moment: AgentObservation) -> Question | None:
@@ -82,7 +83,7 @@ def ask_for_goals(
     to the blue key" names "You see a red ball 2 steps left", which goes on with "2 steps left". Of parts with
     the same name none is asked for. No question is drawn where no goal names anything.
     """
-    rng = np.random.default_rng([seed, 12])
+    rng = stream(seed, "associative_recall/goals")
     sample = [moments[i] for i in rng.permutation(len(moments))[:NUM_FOR_NAMES]]
     parts = [set(_words(part)) for moment in sample for part in _parts(moment.observation)]
     counts = Counter(word for words in parts for word in words)

@@ -9,10 +9,10 @@ each (Ross and Bagnell, "Reinforcement and imitation learning via interactive no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from envs.episodes import Episode
@@ -21,12 +21,15 @@ from envs.language import LanguageTask
 from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.rollouts.rollout import ActionOutput, Agent, RunningEpisode
+from llm_agents.runtime.streams import stream
 from llm_agents.training.loop import Batch, OptimizerSettings
 from llm_agents.training.warm_start import SFTDataset, WarmStartData, expert_decisions, with_noise
 
 
 class DaggerSettings(OptimizerSettings):
     """Supervised learning from episodes that the model begins and the expert ends."""
+
+    renamed: ClassVar[Mapping[str, str]] = {**OptimizerSettings.renamed, "share": "fraction"}
 
     num_episodes: int = Field(0, ge=0)
     """For training goals; 0 for none. Those that the model ends by itself teach nothing."""
@@ -59,7 +62,7 @@ def takeover(task: LanguageTask, goal: Goal, seed: int) -> int:
 
     A function of the seed alone, so that it need not be stored with the episode.
     """
-    return int(np.random.default_rng([seed, 15]).integers(task.horizon(goal) // 2 + 1))
+    return int(stream(seed, "dagger/takeover").integers(task.horizon(goal) // 2 + 1))
 
 
 class DaggerData:
@@ -85,13 +88,15 @@ class DaggerData:
             return takeover(task, task.goal_set.find(episode.goal_id), episode.seed)
 
         moments, actions = expert_decisions(prompts, task, dagger, begin)
-        noisy = with_noise(moments, goal_noise, seed)
-        self._corrections = SFTDataset(lm, PromptRenderer(lm, prompts), noisy, actions, settings.batch_size, seed)
+        noisy = with_noise(moments, goal_noise, stream(seed, "dagger/goal_noise"))
+        self._corrections = SFTDataset(
+            lm, PromptRenderer(lm, prompts), noisy, actions, settings.batch_size, seed, "sft/dagger"
+        )
         self._warm_start, self._fraction, self._seed = warm_start, settings.fraction, seed
 
     def batch(self, step: int) -> Batch:
         """As of `WarmStartData`."""
-        wants_correction = np.random.default_rng([self._seed, 16, step]).random() < self._fraction
+        wants_correction = stream(self._seed, "dagger/mix", step).random() < self._fraction
         if wants_correction and len(self._corrections):
             return self._corrections.batch(step)
         return self._warm_start.later_batch(step)

@@ -10,9 +10,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from pydantic import Field
@@ -23,6 +23,7 @@ from llm_agents.runtime.devices import device_of, to_device
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.progress import _ignore, progress_bar
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.streams import stream_seed
 from llm_agents.training.checkpoints import load_training, save_training
 
 CHECKPOINT_SECONDS = 30.0
@@ -44,6 +45,8 @@ class Trainable(Protocol):
 
 class OptimizerSettings(Settings):
     """AdamW (Loshchilov and Hutter, 2019) with linear warm-up and cosine decay to a tenth."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"warmup_share": "warmup_fraction"}
 
     num_steps: int = Field(1000, ge=1)
     """Optimizer steps."""
@@ -154,7 +157,7 @@ def _compute_gradients(
     for group in optimizer.param_groups:
         group["lr"] = settings.learning_rate_at(step)
     batch = to_device(make_batch(step), device_of(module))
-    torch.manual_seed(step)  # so that dropout, too, is a function of the step
+    torch.manual_seed(stream_seed(0, "training/dropout", step))  # so that dropout, too, is a function of the step
     loss, metrics = cast(Trainable, module).loss(batch)
     _require_finite("loss", loss, batch, step, run, name)
     optimizer.zero_grad(set_to_none=True)

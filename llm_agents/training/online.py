@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import psutil
@@ -18,11 +18,12 @@ from envs.language import LanguageEnv, LanguageTask
 from llm_agents.agents.memory import TextualMemory, as_metadata
 from llm_agents.agents.observations import ContextBuilder
 from llm_agents.rollouts.rollout import Agent, iter_rollouts
-from llm_agents.rollouts.specs import MAX_EPISODES, EpisodeSpec, draw_goals
+from llm_agents.rollouts.specs import EpisodeSpec, draw_goals
 from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.progress import progress_bar
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.streams import start_seed, stream
 from llm_agents.training.checkpoints import load_training, save_training
 
 SAVE_SECONDS = 20.0
@@ -30,6 +31,11 @@ SAVE_SECONDS = 20.0
 
 class OnlineSettings(Settings):
     """How much is rolled out, and how the weights follow. AdamW with a learning rate that falls linearly."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "num_starts": "num_groups",
+        "final_learning_rate": "final_lr_fraction",
+    }
 
     num_iterations: int = Field(50, ge=1)
     """Rounds of rolling out and updating."""
@@ -130,11 +136,12 @@ def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 def draw_rollouts(task: LanguageTask, settings: OnlineSettings, seed: int, iteration: int) -> Rollouts:
     """Training goals and starts that depend on seed and iteration alone; none is one of an evaluation panel."""
-    rng = np.random.default_rng([seed, 7, iteration])
+    rng = stream(seed, "online/goals", iteration)
     goals = draw_goals(task, "train", rng)
     specs, size = [], settings.group_size
-    for _, (goal, phrasing) in zip(range(settings.num_groups), goals, strict=False):
-        specs += [EpisodeSpec(goal.id, phrasing, int(rng.integers(MAX_EPISODES)), "train")] * size
+    for index, (goal, phrasing) in zip(range(settings.num_groups), goals, strict=False):
+        start = start_seed("online", seed, iteration * settings.num_groups + index)
+        specs += [EpisodeSpec(goal.id, phrasing, start, "train")] * size
     groups = torch.arange(settings.num_groups).repeat_interleave(size)
     return Rollouts(specs, groups, [iteration * size + index % size for index in range(len(specs))])
 
@@ -212,7 +219,7 @@ def update(
 ) -> dict[str, float]:
     """Several epochs of minibatches over an iteration's decisions; the mean of their metrics."""
     rows: list[dict[str, float]] = []
-    for batch in _batches(len(losses), settings, np.random.default_rng([seed, 8, iteration])):
+    for batch in _batches(len(losses), settings, stream(seed, "online/shuffle", iteration)):
         optimizer.zero_grad(set_to_none=True)
         ordered = losses.order(batch)
         for start in range(0, len(batch), settings.micro_batch_size):

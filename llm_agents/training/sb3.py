@@ -7,9 +7,9 @@ was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import gymnasium
 import numpy as np
@@ -24,15 +24,20 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from envs.language import LanguageEnv
 from llm_agents.models.text_encoder import TextEncoder
-from llm_agents.rollouts.specs import MAX_EPISODES, draw_goals
+from llm_agents.rollouts.specs import draw_goals
 from llm_agents.runtime.config import Settings
 from llm_agents.runtime.progress import progress_bar
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.streams import MAX_STARTS, start_seed, stream, stream_seed
 from llm_agents.training.checkpoints import load_training, save_training
+
+Place = tuple[int, int]
 
 
 class SB3TrainingSettings(Settings):
     """PPO (Schulman et al., 2017) as stable-baselines3 implements it."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"num_steps": "rollout_length"}
 
     num_rounds: int = Field(50, ge=1)
     """Rounds; each ends with a checkpoint and a line of metrics."""
@@ -40,8 +45,8 @@ class SB3TrainingSettings(Settings):
     """Environment steps in a round, over all environments."""
     num_envs: int = Field(16, ge=1)
     """Environments that run side by side."""
-    num_steps: int = Field(128, ge=8)
-    """Steps of each between two updates."""
+    rollout_length: int = Field(128, ge=8)
+    """Steps of each environment between two updates."""
     num_epochs: int = Field(4, ge=1)
     """Passes over what was collected between two updates."""
     batch_size: int = Field(256, ge=2)
@@ -57,10 +62,10 @@ class SB3TrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _rounds_hold_whole_updates(self):
-        if self.steps_per_round % (self.num_envs * self.num_steps):
+        if self.steps_per_round % (self.num_envs * self.rollout_length):
             raise ValueError(
-                f"steps_per_round ({self.steps_per_round}) must be a multiple of num_envs * num_steps "
-                f"({self.num_envs * self.num_steps})"
+                f"steps_per_round ({self.steps_per_round}) must be a multiple of num_envs * rollout_length "
+                f"({self.num_envs * self.rollout_length})"
             )
         return self
 
@@ -101,20 +106,22 @@ class GoalObservation(gymnasium.Env):
     """A state with the goal's vector behind it, for training goals that come family by family.
 
     Args:
-        seed: of the goals, their phrasings and the starts.
+        seed: of the run.
+        place: the number of the round, and of the environment in it; with the seed it decides which goals, phrasings
+            and starts come.
     """
 
-    def __init__(self, env: LanguageEnv, vectors: InstructionFeatures, seed: int) -> None:
-        self._env, self._vectors = env, vectors
-        self._goals = draw_goals(env.task, "train", np.random.default_rng([seed, 9]))
-        self._seeds = np.random.default_rng([seed, 10])
+    def __init__(self, env: LanguageEnv, vectors: InstructionFeatures, seed: int, place: Place) -> None:
+        self._env, self._vectors, self._seed = env, vectors, seed
+        self._goals = draw_goals(env.task, "train", stream(seed, "symbolic_ppo/goals", *place))
+        self._starts = stream(seed, "symbolic_ppo/starts", *place)
         self.action_space = env.action_space
         self.observation_space = spaces.Box(-np.inf, np.inf, (len(env.state) + vectors.size,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray, dict]:
         """The next goal and start; what the library asks for has no part in them."""
         goal, phrasing = next(self._goals)
-        start = int(self._seeds.integers(MAX_EPISODES))
+        start = start_seed("symbolic_ppo", self._seed, int(self._starts.integers(MAX_STARTS)))
         asked = {"goal": goal.id, "split": "train", "instruction": phrasing}
         observation, info = self._env.reset(seed=start, options=asked)
         return observe(observation["state"], observation["goal"], self._vectors), info
@@ -135,7 +142,7 @@ class Training:
 
     Args:
         name: of the stage, and of its checkpoint.
-        make_env: an environment to train in, by the seed of its goals and starts.
+        make_env: makes an environment to train in for a place: the number of the round, and of the environment in it.
         policy: as the library's PPO takes it, with its ``policy_kwargs``.
     """
 
@@ -144,7 +151,7 @@ class Training:
         name: str,
         settings: SB3TrainingSettings,
         seed: int,
-        make_env: Callable[[int], gymnasium.Env],
+        make_env: Callable[[Place], gymnasium.Env],
         policy: str | type[ActorCriticPolicy],
         policy_kwargs: dict[str, Any],
     ) -> None:
@@ -158,7 +165,7 @@ class Training:
         model = PPO(
             self._policy,
             self._make_envs(0),
-            n_steps=settings.num_steps,
+            n_steps=settings.rollout_length,
             n_epochs=settings.num_epochs,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
@@ -166,7 +173,7 @@ class Training:
             gae_lambda=settings.gae_lambda,
             ent_coef=settings.entropy_weight,
             policy_kwargs=self._policy_kwargs,
-            seed=self._seed,
+            seed=stream_seed(self._seed, "weights/symbolic_ppo"),
             device="cpu",
         )
         model.set_logger(Logger(folder=None, output_formats=[]))  # the default one leaves a folder in /tmp
@@ -194,15 +201,14 @@ class Training:
         watch = _Watch()
         envs = self._make_envs(number)
         self.model.set_env(envs, force_reset=True)
-        self.model.set_random_seed(self._seed * 10_000 + number)
+        self.model.set_random_seed(stream_seed(self._seed, "symbolic_ppo/round", number))
         self.model.learn(self._settings.steps_per_round, callback=watch)
         envs.close()
         return watch.metrics() | {"rollout/total_steps": float((number + 1) * self._settings.steps_per_round)}
 
     def _make_envs(self, number: int) -> VecEnv:
         """In this process: other processes are slower for environments that are as fast as these."""
-        first = (self._seed * 10_000 + number) * self._settings.num_envs
-        return DummyVecEnv([partial(self._make_env, first + index) for index in range(self._settings.num_envs)])
+        return DummyVecEnv([partial(self._make_env, (number, index)) for index in range(self._settings.num_envs)])
 
 
 class _Watch(BaseCallback):

@@ -7,8 +7,9 @@ training goals only; and, before that, to recall what is seen (`llm_agents.train
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from llm_agents.agents.observations import AgentObservation
 from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.action_scorer import action_ids
 from llm_agents.models.language_model import LanguageModel
+from llm_agents.runtime.streams import stream
 from llm_agents.training.associative_recall import ask_for_goals, ask_for_parts, up_to_the_goal
 from llm_agents.training.loop import Batch, OptimizerSettings
 
@@ -41,6 +43,12 @@ LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyz,?!"))
 
 class WarmStartSettings(OptimizerSettings):
     """Supervised learning from the expert, before any reward."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        **OptimizerSettings.renamed,
+        "num_recall_steps": "num_associative_recall_steps",
+        "recall_share": "associative_recall_fraction",
+    }
 
     num_demonstrations: int = Field(0, ge=0)
     """The expert's episodes for training goals; 0 for no warm start."""
@@ -118,11 +126,12 @@ class WarmStartData:
         moments, actions = expert_decisions(prompts, task, episodes)
 
         def examples(
-            prompt_renderer: PromptRenderer, moments: Sequence[AgentObservation], answers: Sequence[str]
+            stream_name: str, renderer: PromptRenderer, moments: Sequence[AgentObservation], answers: Sequence[str]
         ) -> SFTDataset:
-            return SFTDataset(lm, prompt_renderer, moments, answers, settings.batch_size, seed)
+            return SFTDataset(lm, renderer, moments, answers, settings.batch_size, seed, stream_name)
 
-        self._decisions = examples(prompt_renderer, with_noise(moments, settings.goal_noise, seed), actions)
+        noisy = with_noise(moments, settings.goal_noise, stream(seed, "warm_start/goal_noise"))
+        self._decisions = examples("sft/decisions", prompt_renderer, noisy, actions)
         self._num_associative_recall_steps, self._associative_recall_fraction = (
             settings.num_associative_recall_steps,
             settings.associative_recall_fraction,
@@ -132,8 +141,11 @@ class WarmStartData:
             count = math.ceil(GOAL_FRACTION * settings.num_associative_recall_steps * settings.batch_size)
             of_parts, of_goals = ask_for_parts(lm, moments, count, seed), ask_for_goals(moments, count, seed)
             in_place = PromptRenderer(lm, up_to_the_goal(prompts))
-            self._part_questions = [examples(place, *of_parts) for place in (in_place, prompt_renderer)]
-            self._goal_questions = examples(prompt_renderer, *of_goals)
+            self._part_questions = [
+                examples("sft/part_questions_in_place", in_place, *of_parts),
+                examples("sft/part_questions", prompt_renderer, *of_parts),
+            ]
+            self._goal_questions = examples("sft/goal_questions", prompt_renderer, *of_goals)
 
     def batch(self, step: int) -> Batch:
         """Token ids (B, L), their mask, and which belong to an answer or an action."""
@@ -143,7 +155,7 @@ class WarmStartData:
 
     def later_batch(self, step: int) -> Batch:
         """As `batch`, of a step behind those that teach to recall."""
-        asks = np.random.default_rng([self._seed, 17, step]).random() < self._associative_recall_fraction
+        asks = stream(self._seed, "warm_start/mix", step).random() < self._associative_recall_fraction
         at_the_end = -1  # of the prompt, as an action is
         return (self._part_questions[at_the_end] if asks else self._decisions).batch(step)
 
@@ -164,8 +176,9 @@ class SFTDataset:
         answers: Sequence[str],
         batch_size: int,
         seed: int,
+        stream_name: str,
     ) -> None:
-        self._lm, self._batch_size, self._seed = lm, batch_size, seed
+        self._lm, self._batch_size, self._seed, self._stream = lm, batch_size, seed, stream_name
         end = lm.tokenizer.eos_token_id
         ids = {text: [*action_ids(lm, text), end] for text in dict.fromkeys(answers)}
         self._answers = [ids[text] for text in answers]
@@ -178,7 +191,7 @@ class SFTDataset:
     def batch(self, step: int) -> Batch:
         """Examples of like length: token ids (B, L), their mask, and which belong to what is to be said."""
         block, place = divmod(step, LIKE_LENGTHS)
-        rng = np.random.default_rng([self._seed, block])
+        rng = stream(self._seed, self._stream, block)
         drawn = rng.integers(len(self), size=LIKE_LENGTHS * self._batch_size)
         drawn = drawn[np.argsort(self._lengths[drawn], kind="stable")].reshape(LIKE_LENGTHS, self._batch_size)
         index = drawn[rng.permutation(LIKE_LENGTHS)[place]]
@@ -210,9 +223,10 @@ def expert_decisions(
     return moments, actions
 
 
-def with_noise(moments: Sequence[AgentObservation], fraction: float, seed: int) -> list[AgentObservation]:
-    """The moments, with words that nobody knows in the goals of this share of them; the same for the same seed."""
-    rng = np.random.default_rng([seed, 10])
+def with_noise(
+    moments: Sequence[AgentObservation], fraction: float, rng: np.random.Generator
+) -> list[AgentObservation]:
+    """Put words that nobody knows into the goals of this fraction of the moments."""
     return [
         replace(moment, goal=_add_noise(moment.goal, rng)) if rng.random() < fraction else moment for moment in moments
     ]

@@ -20,7 +20,10 @@ from transformers import (
 
 from envs.goals import Goal, GoalSet
 from envs.language import InvalidAction, LanguageEnv, LanguageTask, start_of
-from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.loading import load_language_model
+from llm_agents.models.pretrained import PretrainedLanguageModel
+from llm_agents.models.tiny import TinySettings
 from llm_agents.models.tokenizer import train_tokenizer
 from llm_agents.rollouts.rollout import RunningEpisode
 from llm_agents.rollouts.specs import EpisodeSpec
@@ -113,8 +116,9 @@ def start(spec: EpisodeSpec, task: type[LanguageTask] = CorridorTask) -> Running
 
 def logits_alone(lm: LanguageModel, embeds: torch.Tensor) -> torch.Tensor:
     """Logits (N, L, V) of the Hugging Face model itself for input embeddings (N, L, H): no mask, positions or cache."""
-    if lm.convolution is not None:
-        weight = lm.convolution.weight
+    convolution = getattr(lm, "convolution", None)
+    if convolution is not None:
+        weight = convolution.weight
         kernel = torch.cat([torch.ones_like(weight[:1]), weight]).flip(0).T[:, None]
         padded = functional.pad(embeds.transpose(1, 2), (len(weight), 0))
         embeds = functional.conv1d(padded, kernel, groups=len(kernel)).transpose(1, 2)
@@ -127,7 +131,7 @@ def make_lm(name: str = "tiny", max_length: int = 256, corpus: list[str] = CORPU
     if name in ("tiny", "convolution"):
         sizes = {"hidden_size": 32, "num_layers": 2, "vocab_size": 400, "max_length": max_length}
         sizes["short_convolution"] = 3 if name == "convolution" else 1
-        lm = LanguageModel.load(LanguageModelSettings(text_input="words", **sizes), corpus=corpus)
+        lm = load_language_model(TinySettings(text_input="words", **sizes), corpus=corpus)
         with torch.no_grad():
             for parameter in lm.parameters():
                 parameter.mul_(10.0 if parameter.ndim > 1 else 1.0)
@@ -145,4 +149,4 @@ def make_lm(name: str = "tiny", max_length: int = 256, corpus: list[str] = CORPU
             GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=max_length, initializer_range=0.3)
         ),
     }[name]()
-    return LanguageModel(name, model, tokenizer).eval()
+    return PretrainedLanguageModel(model, tokenizer).eval()

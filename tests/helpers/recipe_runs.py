@@ -26,9 +26,9 @@ LLM = {
     "warm_start": {"num_demonstrations": 20, "num_steps": 6, "batch_size": 16},
 }
 ROUND = {"num_iterations": 3, "num_groups": 4, "num_envs": 8, "batch_size": 32, "micro_batch_size": 16}
-CORRECTIONS = {"num_episodes": 6, "num_steps": 4, "batch_size": 16}
+DAGGER_RUN = {"num_episodes": 6, "num_steps": 4, "batch_size": 16}
 CONFIGS = {
-    "bc": {**LLM, "dagger": CORRECTIONS},
+    "bc": {**LLM, "dagger": DAGGER_RUN},
     "ppo": {**LLM, "ppo": {**ROUND, "value_warmup": 1}},
     "grpo": {**LLM, "text_agent": {"max_new_tokens": 4}, "grpo": {**ROUND, "group_size": 3, "kl_weight": 0.1}},
     "symbolic_ppo": {
@@ -37,7 +37,7 @@ CONFIGS = {
             "num_rounds": 3,
             "steps_per_round": 64,
             "num_envs": 2,
-            "num_steps": 32,
+            "rollout_length": 32,
             "batch_size": 32,
             "hidden_size": 8,
         },

@@ -20,8 +20,10 @@ from kalm.specs import training_specs
 from kalm.trajectories import Trajectories, Transitions
 from kalm.trajectory_lm import StateNormalizer, TrajectoryLM
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
-from llm_agents.models.language_model import LanguageModel, LanguageModelSettings, LoraSettings
+from llm_agents.models.loading import load_language_model
+from llm_agents.models.pretrained import LoraSettings, PretrainedSettings
 from llm_agents.models.text_encoder import TextEncoder
+from llm_agents.models.tiny import TinySettings
 from llm_agents.runtime.run import Run
 from llm_agents.training.loop import fit
 
@@ -79,10 +81,10 @@ def make_model(world: World, encoder: TextEncoder, normalizer: StateNormalizer, 
     def make_model(name: str = "tiny", lora: bool = False, seed: int = 0) -> TrajectoryLM:
         set_seed(seed)
         if name == "tiny":
-            lm_settings = LanguageModelSettings(hidden_size=32, num_layers=2, vocab_size=VOCAB_SIZE)
+            lm_settings = TinySettings(hidden_size=32, num_layers=2, vocab_size=VOCAB_SIZE)
         else:
-            lm_settings = LanguageModelSettings(name=str(model_folder / name), lora=LoraSettings() if lora else None)
-        lm = LanguageModel.load(lm_settings, corpus=corpus, encoder=encoder)
+            lm_settings = PretrainedSettings(name=str(model_folder / name), lora=LoraSettings() if lora else None)
+        lm = load_language_model(lm_settings, corpus=corpus, encoder=encoder)
         return TrajectoryLM(lm, world.actions, normalizer).eval()
 
     return make_model

@@ -36,7 +36,7 @@ SB3 = {
     "num_rounds": 3,
     "steps_per_round": 64,
     "num_envs": 2,
-    "num_steps": 32,
+    "rollout_length": 32,
     "batch_size": 32,
     "value_warmup": 1,
     "learning_rate": 1e-3,

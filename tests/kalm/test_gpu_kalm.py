@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers.episodes import decide
+from helpers.running_episodes import decide
 from helpers.worlds import BOTH, World
 from transformers import BertConfig, BertModel
 
@@ -21,7 +21,7 @@ from kalm.generation import GenerationSettings, generate
 from kalm.grounding import Grounding, GroundingData, GroundingSettings
 from kalm.judging import start_states
 from kalm.lm_agent import TrajectoryLMAgent
-from kalm.offline import ALGORITHMS, OfflineData, PolicyAgent, PolicySettings
+from kalm.offline import ALGORITHMS, OfflineData, PolicyAgent
 from kalm.planning import SearchSettings, search
 from kalm.recipe import KalmRecipe
 from kalm.settings import KalmConfig
@@ -29,8 +29,9 @@ from kalm.specs import training_specs
 from kalm.stages import Stages
 from kalm.trajectory_lm import StateNormalizer, TrajectoryLM
 from kalm.verification import VerificationSettings, verify
-from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
+from llm_agents.models.loading import load_language_model
 from llm_agents.models.text_encoder import TextEncoder
+from llm_agents.models.tiny import TinySettings
 from llm_agents.models.tokenizer import train_tokenizer
 from llm_agents.runtime.devices import describe_device, device_of, to_device
 from llm_agents.runtime.run import Run
@@ -56,11 +57,11 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_model(world: World, normalizer: StateNormalizer, folder: Path, where: str = "auto") -> TrajectoryLM:
-    settings = LanguageModelSettings(
+    settings = TinySettings(
         encoder=str(folder), hidden_size=16, num_layers=1, num_heads=2, vocab_size=300, device=where
     )
     with seeded(0):
-        return TrajectoryLM(LanguageModel.load(settings), world.actions, normalizer).eval()
+        return TrajectoryLM(load_language_model(settings), world.actions, normalizer).eval()
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_the_device_imagines_and_verifies(world, there, normalizer, temperature)
 def test_a_policy_on_the_cpu_reads_with_an_encoder_on_the_device(
     algorithm, device, world, normalizer, trajectories, encoder_folder, tmp_path
 ):
-    settings = PolicySettings(algorithm=algorithm, **SMALL_POLICY)
+    settings = ALGORITHMS[algorithm].Settings(**SMALL_POLICY)
     decisions = []
     for where in (torch.device("cpu"), device):
         encoder = TextEncoder.load(str(encoder_folder)).to(where)

@@ -166,7 +166,7 @@ def imagine(
 
 
 @ROOM
-@pytest.mark.parametrize("way", ["lm_greedy", "lm_sample", "search", "search_mlp"])
+@pytest.mark.parametrize("method", ["lm_greedy", "lm_sample", "search", "search_mlp"])
 def test_imagined_states_can_exist_where_the_task_says_which_do(world, make_model: MakeModel, normalizer, method):
     model = make_model()
     imagined, wild = (
@@ -178,7 +178,7 @@ def test_imagined_states_can_exist_where_the_task_says_which_do(world, make_mode
 
 
 @ROOM
-@pytest.mark.parametrize(("way", "num_candidates"), [("lm_greedy", []), ("search", [7])])
+@pytest.mark.parametrize(("method", "num_candidates"), [("lm_greedy", []), ("search", [7])])
 def test_the_states_of_all_rollouts_are_projected_at_once(
     world, make_model: MakeModel, normalizer, method, num_candidates
 ):

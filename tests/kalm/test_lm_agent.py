@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.episodes import assert_others_do_not_matter, decide
+from helpers.running_episodes import assert_others_do_not_matter, decide
 from helpers.small_models import NAMES, Grounded, MakeModel
 from helpers.worlds import BOTH, NUM_BINS, World
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.episodes import assert_others_do_not_matter, decide, start
+from helpers.running_episodes import assert_others_do_not_matter, decide, start
 from helpers.worlds import BOTH, CONTINUOUS, WORLDS, World
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,15 +17,17 @@ from envs.clevr_robot.env import NUM_ACTIONS
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
 from kalm.judging import start_states
-from kalm.offline import ALGORITHMS, OfflineAlgorithm, OfflineData, PolicyAgent, PolicySettings
+from kalm.offline import ALGORITHMS, BCSettings, IQLSettings, OfflineAlgorithm, OfflineData, PolicyAgent, PolicySettings
 from kalm.offline.cql import ConservativeQLearning
 from kalm.offline.iql import MAX_WEIGHT, ImplicitQLearning, expectile_loss
 from kalm.offline.networks import AttentionPooling
+from kalm.settings import KalmConfig
 from kalm.trajectories import Trajectories
 from kalm.trajectory_lm import StateNormalizer
 from llm_agents.models.text_encoder import PackedFeatures, TextEncoder
 from llm_agents.rollouts.rollout import rollout
 from llm_agents.rollouts.specs import EpisodeSpec
+from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import CorruptCheckpoint, Run
 from llm_agents.training.checkpoints import load_weights
@@ -49,9 +51,15 @@ LEARNS_VALUES = pytest.mark.parametrize(
     ("name", "world"), [k for k in KINDS if k[0] != "bc"], indirect=["world"], scope="session"
 )
 BRIEFLY = 20
-SETTINGS = PolicySettings(
-    num_steps=200, batch_size=64, learning_rate=5e-3, hidden_size=128, num_layers=2, target_rate=0.05, token_dropout=0.1
+SETTINGS = BCSettings(
+    num_steps=200, batch_size=64, learning_rate=5e-3, hidden_size=128, num_layers=2, token_dropout=0.1
 )
+
+
+def settings_of(name: str, **changes) -> PolicySettings:
+    """The same for every algorithm; targets follow fast."""
+    own = {} if name == "bc" else {"target_rate": 0.05}
+    return ALGORITHMS[name].Settings(**SETTINGS.model_dump(exclude={"algorithm"}), **own).model_copy(update=changes)
 
 
 def names_in(world: World) -> list[str]:
@@ -108,9 +116,9 @@ def data(encoder: TextEncoder, logged: Trajectories) -> OfflineData:
 def make_algorithm(world, encoder, normalizer):
     """A function that makes an untrained algorithm from its name and a seed."""
 
-    def make_algorithm(name: str, seed: int = 0, settings: PolicySettings = SETTINGS) -> OfflineAlgorithm:
+    def make_algorithm(name: str, seed: int = 0, **changes) -> OfflineAlgorithm:
         torch.manual_seed(seed)
-        return ALGORITHMS[name](encoder.dim, normalizer, world.actions, settings)
+        return ALGORITHMS[name](encoder.dim, normalizer, world.actions, settings_of(name, **changes))
 
     return make_algorithm
 
@@ -198,9 +206,8 @@ def test_weights_of_another_make_are_refused(world, trained, make_algorithm, nam
     for other in set(names_in(world)) - {name}:
         with pytest.raises(CorruptCheckpoint, match="does not fit"):
             load_weights(make_algorithm(other), trained[name][1], "policy")
-    wider = SETTINGS.model_copy(update={"hidden_size": 129})
     with pytest.raises(CorruptCheckpoint, match="does not fit"):
-        load_weights(make_algorithm(name, settings=wider), trained[name][1], "policy")
+        load_weights(make_algorithm(name, hidden_size=129), trained[name][1], "policy")
 
 
 @EVERY
@@ -234,9 +241,27 @@ def test_cql_refuses_continuous_actions_and_names_what_does_not(world, make_algo
 
 
 def test_unknown_or_contradictory_settings_are_refused():
-    for wrong in ({"algorithm": "dqn"}, {"discount": 1.0}, {"expectile": 0.5}, {"target_rate": 0}, {"temperature": -1}):
+    for wrong in ({"discount": 1.0}, {"expectile": 0.5}, {"target_rate": 0}, {"temperature": -1}, {"algorithm": "bc"}):
         with pytest.raises(ValidationError):
-            PolicySettings(**wrong)
+            IQLSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"algorithm": "dqn"}, "policy.algorithm is 'dqn', expected 'bc' or 'cql' or 'iql'"),
+        ({"expectile": 0.9}, "policy.expectile does nothing with policy.algorithm: bc, it counts with iql"),
+        ({"algorithm": "cql", "expectile": 0.9}, "does nothing with policy.algorithm: cql, it counts with iql"),
+        ({"algorithm": "bc", "discount": 0.9}, "does nothing with policy.algorithm: bc, it counts with cql or iql"),
+        ({"algorithm": "iql", "expectle": 0.9}, "unknown key 'policy.expectle': did you mean policy.expectile"),
+        ({"algorithm": "iql", "num_workers": 2}, "unknown key 'policy.num_workers': did you mean num_workers"),
+    ],
+)
+def test_a_field_that_does_nothing_says_where_it_would_count(data, message):
+    with pytest.raises(UserError) as raised:
+        parse_config(KalmConfig, {"policy": data}, "my.yaml")
+    assert message in str(raised.value)
+    assert str(raised.value).startswith("my.yaml: ")
 
 
 # Losses
@@ -262,7 +287,7 @@ def make_random(make_algorithm):
     """A function that makes an algorithm whose networks, targets included, have nothing in common; not in training."""
 
     def make_random(name: str, **changes) -> OfflineAlgorithm:
-        algorithm = make_algorithm(name, settings=SETTINGS.model_copy(update=changes)).eval()
+        algorithm = make_algorithm(name, **changes).eval()
         generator = torch.Generator().manual_seed(1)
         for parameter in algorithm.parameters():
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -279,8 +304,8 @@ def at(values: Tensor, actions: Tensor) -> Tensor:
 def test_iql_without_temperature_clones_behaviour(world, make_random, batch):
     bc, iql = make_random("bc"), make_random("iql", inverse_temperature=0.0)
     iql.policy.load_state_dict(bc.policy.state_dict())
-    assert iql.loss(batch)[1]["policy"] == pytest.approx(bc.loss(batch)[0].item(), rel=1e-6)
-    assert make_random("iql", inverse_temperature=3.0).loss(batch)[1]["policy"] != pytest.approx(
+    assert iql.loss(batch)[1]["loss/policy"] == pytest.approx(bc.loss(batch)[0].item(), rel=1e-6)
+    assert make_random("iql", inverse_temperature=3.0).loss(batch)[1]["loss/policy"] != pytest.approx(
         make_random("bc").loss(batch)[0].item(), rel=1e-2
     )
 
@@ -322,7 +347,9 @@ def test_iql_by_hand(world, make_random, batch):
     q = (q_of(iql.q_network) - target).square().mean()
     policy = -(weight * world.actions.log_probs(iql.policy(states, text), actions)).mean()
     loss, metrics = iql.loss(batch)
-    assert metrics == pytest.approx({"value": value.item(), "q": q.item(), "policy": policy.item()}, rel=1e-4)
+    assert metrics == pytest.approx(
+        {"loss/value": value.item(), "loss/q": q.item(), "loss/policy": policy.item()}, rel=1e-4
+    )
     assert loss.item() == pytest.approx((value + q + policy).item(), rel=1e-4)
 
 
@@ -377,7 +404,7 @@ def test_the_next_state_counts_exactly_where_the_episode_goes_on(world, make_ran
 
     def td_error(rows: Tensor) -> float:
         changed = torch.where(rows[:, None], batch["next_states"] + 0.3, batch["next_states"])
-        return algorithm.loss(batch | {"next_states": changed})[1]["td" if name == "cql" else "q"]
+        return algorithm.loss(batch | {"next_states": changed})[1]["loss/td" if name == "cql" else "loss/q"]
 
     nowhere = torch.zeros(32, dtype=torch.bool)
     assert td_error(batch["terminated"]) == td_error(nowhere)
@@ -450,7 +477,7 @@ def offline_data(encoder, fraction: float, batch_size: int = 64, imagined=IMAGIN
 
 
 @pytest.mark.parametrize("batch_size", [2, 33, 64])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_the_share_of_imagined_rows_is_exact(encoder, fraction, batch_size):
     data = offline_data(encoder, fraction, batch_size)
     for step in range(5):

@@ -6,7 +6,7 @@ import pytest
 
 from kalm.specs import imagination_specs, training_specs
 from llm_agents.rollouts.panels import make_panel
-from llm_agents.rollouts.specs import phrasings
+from llm_agents.rollouts.specs import select_phrasings
 from llm_agents.runtime.errors import UserError
 
 STAGES = ("real", "random_rollouts", "gate")
@@ -30,8 +30,8 @@ def test_training_stages_see_training_goals_in_training_phrasings(task, seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_imagination_sees_only_the_given_half_of_new_phrasings(task, seed):
     specs = imagination_specs(task, "rephrase", 4000, seed)
-    given = {goal.id: set(phrasings(goal, "given")) for goal in task.goals("rephrase")}
-    new = {words for goal in task.goals("rephrase") for words in phrasings(goal, "new")}
+    given = {goal.id: set(select_phrasings(goal, "given")) for goal in task.goals("rephrase")}
+    new = {words for goal in task.goals("rephrase") for words in select_phrasings(goal, "new")}
     assert all(spec.split == "rephrase" and spec.instruction in given[spec.goal_id] for spec in specs)
     assert not {spec.instruction for spec in specs} & new
     assert {spec.instruction for spec in specs} == set().union(*given.values())

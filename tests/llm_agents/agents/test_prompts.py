@@ -11,6 +11,7 @@ from llm_agents.agents.observations import AgentObservation, Past
 from llm_agents.agents.prompts import MAX_CACHED_LINES, PromptRenderer, PromptSettings
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
 from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.loading import load_language_model
 from llm_agents.rollouts.panels import make_panel
 from llm_agents.rollouts.rollout import ActionOutput, rollout
 from llm_agents.runtime.errors import UserError
@@ -184,7 +185,7 @@ def test_more_observations_than_actions_are_refused():
 
 def test_a_model_that_reads_through_an_encoder_is_refused():
     with pytest.raises(UserError, match="text_input to 'words'"):
-        PromptRenderer(LanguageModel.load("tiny"), PromptSettings())
+        PromptRenderer(load_language_model("tiny"), PromptSettings())
 
 
 def test_past_actions_without_words_are_refused():

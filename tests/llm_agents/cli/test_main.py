@@ -81,7 +81,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture):
         ("evaluate done --split easy --agents randm", "unknown agent 'randm': did you mean random"),
         ("evaluate done --panel nowhere.json", "nowhere.json cannot be read"),
         ("evaluate done --panel tiny.yaml", "tiny.yaml is not JSON"),
-        ("evaluate done --panel tiny.yaml --episodes 3", "leave out --phrasings, --episodes, --seed"),
+        ("evaluate done --panel tiny.yaml --episodes 3", "leave out --phrasings, --episodes and --seed"),
         ("evaluate done --split easy --episodes 2 --json tiny.yaml/a.json", "cannot be written"),
         ("compare done nowhere", "nowhere is not a run folder"),
         ("compare done --baseline randm", "unknown agent 'randm': did you mean random"),
@@ -220,7 +220,7 @@ def test_a_table_that_nobody_reads_to_its_end_stops_quietly():
     """As before `| head`."""
     script = """
 from rich.table import Table
-from llm_agents.console import print_markdown
+from llm_agents.runtime.console import print_markdown
 
 table = Table("numbers", title="many")
 for number in range(10_000):

@@ -53,9 +53,9 @@ def grouped(seed: int, num_groups: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("case", published("sb3_gae.json"))
-def test_gae_is_that_of_stable_baselines3(spec):
-    expected = spec.pop("advantages"), spec.pop("returns")
-    for ours, theirs in zip(gae(**spec), expected, strict=True):
+def test_gae_is_that_of_stable_baselines3(case):
+    expected = case.pop("advantages"), case.pop("returns")
+    for ours, theirs in zip(gae(**case), expected, strict=True):
         assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
@@ -146,14 +146,14 @@ def test_gae_refuses_a_tensor_that_would_be_broadcast():
 
 
 @pytest.mark.parametrize("case", published("trl_grpo.json"))
-def test_group_relative_advantages_are_those_of_trl(spec):
-    credit = group_relative_advantages(spec["rewards"], spec["groups"], spec["scale"])
-    assert_close(credit.advantages, spec["advantages"])
+def test_group_relative_advantages_are_those_of_trl(case):
+    credit = group_relative_advantages(case["rewards"], case["groups"], case["scale"])
+    assert_close(credit.advantages, case["advantages"])
 
 
 @pytest.mark.parametrize("case", published("trl_rloo.json"))
-def test_leave_one_out_advantages_are_those_of_trl(spec):
-    assert_close(leave_one_out_advantages(spec["rewards"], spec["groups"]).advantages, spec["advantages"])
+def test_leave_one_out_advantages_are_those_of_trl(case):
+    assert_close(leave_one_out_advantages(case["rewards"], case["groups"]).advantages, case["advantages"])
 
 
 @given(seeds, st.integers(1, 4), st.integers(2, 5))

@@ -13,6 +13,7 @@ from llm_agents.agents.scoring import ScoringAgent
 from llm_agents.losses.policy.ppo import entropy
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings, action_ids, packed_mask
 from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.loading import load_language_model
 from llm_agents.rollouts.rollout import rollout
 from llm_agents.runtime.errors import UserError
 
@@ -212,7 +213,7 @@ def test_bad_input_is_named():
 
 def test_a_model_that_reads_through_an_encoder_is_refused():
     with pytest.raises(UserError, match="text_input to 'words'"):
-        ActionScorer(LanguageModel.load("tiny"), ScorerSettings())
+        ActionScorer(load_language_model("tiny"), ScorerSettings())
 
 
 # The agent

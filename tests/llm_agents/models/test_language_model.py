@@ -23,11 +23,15 @@ from transformers import (
 )
 
 from envs.clevr_robot.task import ClevrRobotTask
-from llm_agents.models.language_model import LanguageModel, LanguageModelSettings, LoraSettings
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.loading import LanguageModelChoice, load_language_model
 from llm_agents.models.padding import concatenate, pad_left
+from llm_agents.models.pretrained import LoraSettings, PretrainedSettings
 from llm_agents.models.sampling import draw
 from llm_agents.models.text_encoder import TextEncoder
+from llm_agents.models.tiny import TinySettings
 from llm_agents.models.tokenizer import train_tokenizer
+from llm_agents.runtime.config import Settings, flatten, parse_config
 from llm_agents.runtime.errors import UserError
 
 CORPUS = [words for goal in ClevrRobotTask().goals("train")[:10] for words in goal.phrasings]
@@ -73,11 +77,11 @@ def lm(request: pytest.FixtureRequest, folder: Path, encoder: TextEncoder) -> La
 
 def load(name: str, folder: Path, encoder: TextEncoder) -> LanguageModel:
     if name in PRETRAINED:
-        return LanguageModel.load(str(folder / name))
+        return load_language_model(str(folder / name))
     set_seed(0)
     joined = 3 if name == "convolution" else 1
-    settings = LanguageModelSettings(hidden_size=32, num_layers=2, vocab_size=VOCAB_SIZE, short_convolution=joined)
-    tiny = LanguageModel.load(settings, corpus=CORPUS, encoder=encoder)
+    settings = TinySettings(hidden_size=32, num_layers=2, vocab_size=VOCAB_SIZE, short_convolution=joined)
+    tiny = load_language_model(settings, corpus=CORPUS, encoder=encoder)
     with torch.no_grad():
         for parameter in tiny.parameters():
             parameter.mul_(10.0 if parameter.ndim > 1 else 1.0)
@@ -103,7 +107,7 @@ def next_logits(lm: LanguageModel, prompt: str, token_ids: Tensor) -> Tensor:
 def test_a_smaller_base_of_the_position_embedding_turns_faster_over_neighbours():
     settings = {"text_input": "words", "hidden_size": 32, "num_layers": 1, "vocab_size": 400}
     near, far = (
-        LanguageModel.load(LanguageModelSettings(rope_theta=theta, **settings), corpus=PROMPTS).model
+        load_language_model(TinySettings(rope_theta=theta, **settings), corpus=PROMPTS).model
         for theta in (50.0, 10_000.0)
     )
     near, far = near.get_decoder().rotary_emb.inv_freq, far.get_decoder().rotary_emb.inv_freq
@@ -289,8 +293,8 @@ def test_tokens_are_padded_right_and_closed_on_demand(lm):
 
 
 def test_tiny_can_read_its_own_vocabulary():
-    settings = LanguageModelSettings(text_input="words", hidden_size=32, vocab_size=VOCAB_SIZE, max_length=77)
-    lm = LanguageModel.load(settings, corpus=CORPUS)
+    settings = TinySettings(text_input="words", hidden_size=32, vocab_size=VOCAB_SIZE, max_length=77)
+    lm = load_language_model(settings, corpus=CORPUS)
     assert lm.encoder is None
     assert lm.context_length == 77
     for one, other in zip(lm.embed_texts(PROMPTS), lm.embed_tokens(PROMPTS), strict=True):
@@ -305,8 +309,8 @@ def test_tiny_can_read_its_own_vocabulary():
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_lora_trains_adapters_and_nothing_else(name, folder):
-    plain = LanguageModel.load(str(folder / name))
-    lm = LanguageModel.load(LanguageModelSettings(name=str(folder / name), lora=LoraSettings(rank=4)))
+    plain = load_language_model(str(folder / name))
+    lm = load_language_model(PretrainedSettings(name=str(folder / name), lora=LoraSettings(rank=4)))
     trained = lm.trained_parameters()
     assert trained
     assert all("lora_" in parameter for parameter in trained)
@@ -333,14 +337,43 @@ def test_without_lora_everything_is_trained_but_the_encoder(lm):
 # What cannot be loaded
 
 
-def test_lora_of_tiny_is_refused(encoder):
-    with pytest.raises(UserError, match="leave lora out"):
-        LanguageModel.load(LanguageModelSettings(lora=LoraSettings()), encoder=encoder)
+class AnyConfig(Settings):
+    language_model: LanguageModelChoice = TinySettings()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"lora": {"rank": 4}}, "language_model.lora does nothing with language_model.name: tiny"),
+        ({"dtype": "bfloat16"}, "language_model.dtype does nothing with language_model.name: tiny"),
+        (
+            {"name": "Qwen/Qwen2.5-0.5B", "hidden_size": 64},
+            "hidden_size does nothing with language_model.name: a pretr",
+        ),
+        ({"name": "Qwen/Qwen2.5-0.5B", "text_input": "words"}, "it counts with tiny"),
+        ({"text_input": "words", "encoder": "some/encoder"}, "encoder does nothing with text_input words"),
+        ({"name": "a/b", "dtype": "bfloat16"}, "set lora, or dtype to float32"),
+    ],
+)
+def test_a_field_of_another_kind_of_model_is_refused(data, message):
+    with pytest.raises(UserError) as raised:
+        parse_config(AnyConfig, {"language_model": data}, "my.yaml")
+    assert message in str(raised.value)
+
+
+def test_a_command_that_asks_for_another_kind_of_model_leaves_out_what_is_of_the_old_kind(capsys):
+    data = {"language_model": {"name": "tiny", "hidden_size": 64, "text_input": "words", "device": "cpu"}}
+    config = parse_config(
+        AnyConfig, data, "my.yaml", ["--language_model.name", "a/b", "--language_model.lora.rank", "4"]
+    )
+    assert config.language_model == PretrainedSettings(name="a/b", device="cpu", lora=LoraSettings(rank=4))
+    assert "leaves out what belongs to tiny: hidden_size, text_input" in capsys.readouterr().err
+    assert flatten(config, only_changed=True)["language_model.lora.rank"] == 4
 
 
 def refused(name: str) -> str:
     with pytest.raises(UserError) as caught:
-        LanguageModel.load(name)
+        load_language_model(name)
     message = str(caught.value)
     assert "\n" not in message
     assert repr(name) in message
@@ -388,7 +421,7 @@ def test_a_model_without_a_padding_token_pads_with_its_end_token(folder, tmp_pat
     tokenizer = train_tokenizer(CORPUS, VOCAB_SIZE)
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
-    lm = LanguageModel.load(str(tmp_path))
+    lm = load_language_model(str(tmp_path))
     assert lm.tokenizer.pad_token_id == lm.tokenizer.eos_token_id
     _, mask = lm.tokenize(PROMPTS, end=True)  # where padding is, lengths say and not ids
     assert mask.sum(1).tolist() == [len(lm.tokenizer(prompt)["input_ids"]) + 1 for prompt in PROMPTS]

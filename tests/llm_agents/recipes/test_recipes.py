@@ -337,7 +337,7 @@ def test_contradictory_settings_are_refused(tmp_path):
     with pytest.raises(UserError, match="step_weight"):
         make("grpo", tmp_path / "b", grpo={**ROUND, "group_size": 2, "step_weight": 1, "variant": "gspo"})
     with pytest.raises(UserError, match="multiple"):
-        make("symbolic_ppo", tmp_path / "c", ppo={"steps_per_round": 100, "num_envs": 3, "num_steps": 32})
+        make("symbolic_ppo", tmp_path / "c", ppo={"steps_per_round": 100, "num_envs": 3, "rollout_length": 32})
     recipe, config, run = make("ppo", tmp_path / "d", scorer={"value_head": False})
     with pytest.raises(UserError, match="value head"):
         recipe.train(config, WarmStartStages(config, run), run)

@@ -11,7 +11,8 @@ from envs.babyai.text_env import TURN_LEFT
 from envs.episodes import Turn
 from llm_agents.agents.prompts import PromptSettings
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
-from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
+from llm_agents.models.loading import load_language_model
+from llm_agents.models.tiny import TinySettings
 from llm_agents.registry.environments import make_environment
 from llm_agents.rollouts.rollout import ActionOutput, rollout
 from llm_agents.rollouts.specs import draw_specs
@@ -44,8 +45,8 @@ def specs(task):
 
 @pytest.fixture(scope="module")
 def lm():
-    return LanguageModel.load(
-        LanguageModelSettings(text_input="words", hidden_size=16, num_layers=1), corpus=["You see a wall"]
+    return load_language_model(
+        TinySettings(text_input="words", hidden_size=16, num_layers=1), corpus=["You see a wall"]
     )
 
 
@@ -96,7 +97,7 @@ def test_only_what_the_expert_did_is_learnt(task, dagger):
         first += count
 
 
-@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("fraction", [0.3, 1.0])
 def test_a_share_of_the_batches_is_of_corrections(lm, task, dagger, fraction):
     of_whom = {"they": dagger, "demo": list(dagger)}
     said = {who: [replace(episode, instruction=who) for episode in episodes] for who, episodes in of_whom.items()}

@@ -14,7 +14,9 @@ from envs.episodes import Episode
 from llm_agents.agents.observations import AgentObservation
 from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
-from llm_agents.models.language_model import LanguageModel, LanguageModelSettings
+from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.loading import load_language_model
+from llm_agents.models.tiny import TinySettings
 from llm_agents.models.tokenizer import words_of
 from llm_agents.registry.environments import make_environment
 from llm_agents.rollouts.rollout import rollout
@@ -61,11 +63,11 @@ def moments(episodes) -> list[AgentObservation]:
 @pytest.fixture(scope="module", params=["words", "phrases"])
 def lm(request, moments) -> LanguageModel:
     corpus = [text for moment in moments for text in (moment.goal, moment.observation, *moment.actions)]
-    settings = LanguageModelSettings(
+    settings = TinySettings(
         text_input=request.param, hidden_size=32, num_layers=2, num_heads=2, short_convolution=4, rope_theta=50.0
     )
     with seeded(0):
-        return LanguageModel.load(settings, corpus=corpus, goal_words=words_of([m.goal for m in moments]))
+        return load_language_model(settings, corpus=corpus, goal_words=words_of([m.goal for m in moments]))
 
 
 def test_a_question_has_one_answer_and_it_is_what_is_seen(lm, moments):
@@ -219,9 +221,9 @@ def test_a_narrow_model_learns_to_recall(tmp_path):
     seen = [moment for episode in played for moment in context_builder.of_episode(task, episode)[:-1]]
     corpus = [text for moment in seen for text in (moment.goal, moment.observation, *moment.actions)]
     sizes = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "initializer_range": 0.125, "rope_theta": 50.0}
-    settings = LanguageModelSettings(text_input="phrases", short_convolution=4, **sizes)
+    settings = TinySettings(text_input="phrases", short_convolution=4, **sizes)
     with seeded(0):
-        lm = LanguageModel.load(settings, corpus=corpus, goal_words=words_of([moment.goal for moment in seen]))
+        lm = load_language_model(settings, corpus=corpus, goal_words=words_of([moment.goal for moment in seen]))
     asked, answers = ask_for_parts(lm, seen, len(seen), 0)
     prompt_renderer, held_out = PromptRenderer(lm, PROMPTS), len(asked) // 10
     learnt, other = (

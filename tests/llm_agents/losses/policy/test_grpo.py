@@ -18,43 +18,43 @@ seeds = st.integers(0, 2**31)
 lengths = st.integers(1, 6)
 
 
-@pytest.mark.parametrize("case", published("trl_grpo.json"), ids=lambda spec: f"{spec['variant']}-{spec['scale']}")
-def test_losses_and_gradients_are_those_of_trl(spec):
-    variant = VARIANTS[spec["variant"]]
-    assert (variant.clip_low, variant.clip_high) == (spec["clip_low"], spec["clip_high"])
-    max_tokens = spec["max_tokens"] if variant.aggregation == "constant" else None
-    weights = token_weights(spec["mask"], variant.aggregation, max_tokens)
+@pytest.mark.parametrize("case", published("trl_grpo.json"), ids=lambda case: f"{case['variant']}-{case['scale']}")
+def test_losses_and_gradients_are_those_of_trl(case):
+    variant = VARIANTS[case["variant"]]
+    assert (variant.clip_low, variant.clip_high) == (case["clip_low"], case["clip_high"])
+    max_tokens = case["max_tokens"] if variant.aggregation == "constant" else None
+    weights = token_weights(case["mask"], variant.aggregation, max_tokens)
 
     def loss_of(log_probs):
         loss, metrics = grpo_loss(
             log_probs,
-            spec["old_log_probs"],
-            spec["advantages"],
+            case["old_log_probs"],
+            case["advantages"],
             weights,
             variant.clip_low,
             variant.clip_high,
             variant.ratio_level,
         )
-        penalty, _ = kl_loss(log_probs, spec["reference_log_probs"], weights, "k3")
-        return loss + spec["kl_coefficient"] * penalty, metrics
+        penalty, _ = kl_loss(log_probs, case["reference_log_probs"], weights, "k3")
+        return loss + case["kl_coefficient"] * penalty, metrics
 
-    loss, metrics = loss_of(spec["log_probs"])
-    assert loss.item() == pytest.approx(spec["loss"], rel=1e-6, abs=1e-8)
-    assert_close(gradient_of(loss_of, spec["log_probs"]), spec["gradient"], rtol=1e-6, atol=1e-8)
+    loss, metrics = loss_of(case["log_probs"])
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-6, abs=1e-8)
+    assert_close(gradient_of(loss_of, case["log_probs"]), case["gradient"], rtol=1e-6, atol=1e-8)
     if variant.ratio_level == "token":  # TRL counts clipped sequences otherwise, we count their tokens
-        assert metrics["policy/clip_fraction"] == pytest.approx(spec["clip_fraction"])
+        assert metrics["policy/clip_fraction"] == pytest.approx(case["clip_fraction"])
 
 
 @pytest.mark.parametrize("case", published("trl_rloo.json"))
-def test_the_loss_of_rloo_and_its_gradient_are_those_of_trl(spec):
+def test_the_loss_of_rloo_and_its_gradient_are_those_of_trl(case):
     variant = VARIANTS["rloo"]
-    weights = token_weights(spec["mask"], variant.aggregation)
+    weights = token_weights(case["mask"], variant.aggregation)
 
     def loss_of(log_probs):
-        return grpo_loss(log_probs, spec["old_log_probs"], spec["advantages"], weights, ratio_level=variant.ratio_level)
+        return grpo_loss(log_probs, case["old_log_probs"], case["advantages"], weights, ratio_level=variant.ratio_level)
 
-    assert loss_of(spec["log_probs"])[0].item() == pytest.approx(spec["loss"], rel=1e-6)
-    assert_close(gradient_of(loss_of, spec["log_probs"]), spec["gradient"], rtol=1e-6, atol=1e-8)
+    assert loss_of(case["log_probs"])[0].item() == pytest.approx(case["loss"], rel=1e-6)
+    assert_close(gradient_of(loss_of, case["log_probs"]), case["gradient"], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))

@@ -27,41 +27,41 @@ seeds = st.integers(0, 2**31)
 
 
 @pytest.mark.parametrize("case", published("trl_ppo.json"))
-def test_policy_loss_is_that_of_trl(spec):
-    weights = token_weights(spec["mask"], "token_mean")
-    arguments = (spec["log_probs"], spec["old_log_probs"], spec["advantages"], weights, spec["cliprange"])
+def test_policy_loss_is_that_of_trl(case):
+    weights = token_weights(case["mask"], "token_mean")
+    arguments = (case["log_probs"], case["old_log_probs"], case["advantages"], weights, case["cliprange"])
     loss, metrics = policy_loss(*arguments)
-    assert loss.item() == pytest.approx(spec["policy_loss"], rel=1e-6)
+    assert loss.item() == pytest.approx(case["policy_loss"], rel=1e-6)
     assert metrics["loss/policy"] == loss.item()
-    assert metrics["policy/clip_fraction"] == pytest.approx(spec["clip_fraction"])
+    assert metrics["policy/clip_fraction"] == pytest.approx(case["clip_fraction"])
 
 
 @pytest.mark.parametrize("case", published("trl_ppo.json"))
-def test_value_loss_is_that_of_trl(spec):
-    weights = token_weights(spec["mask"], "token_mean")
-    arguments = (spec["new_values"], spec["values"], spec["returns"], weights, spec["cliprange_value"])
+def test_value_loss_is_that_of_trl(case):
+    weights = token_weights(case["mask"], "token_mean")
+    arguments = (case["new_values"], case["values"], case["returns"], weights, case["cliprange_value"])
     loss, metrics = value_loss(*arguments)
-    assert loss.item() == pytest.approx(spec["value_loss"], rel=1e-6)
-    assert metrics["value/clip_fraction"] == pytest.approx(spec["value_clip_fraction"])
+    assert loss.item() == pytest.approx(case["value_loss"], rel=1e-6)
+    assert metrics["value/clip_fraction"] == pytest.approx(case["value_clip_fraction"])
 
 
 @pytest.mark.parametrize("case", published("trl_ppo.json"))
-def test_whitened_token_advantages_are_those_of_trl(spec):
-    mask = spec["mask"].T  # TRL has sequences first, steps second
+def test_whitened_token_advantages_are_those_of_trl(case):
+    mask = case["mask"].T  # TRL has sequences first, steps second
     terminated = torch.arange(len(mask))[:, None] == mask.sum(0) - 1
-    values = spec["values"].T
+    values = case["values"].T
     following = torch.cat([values[1:], torch.zeros_like(values[:1])])
     advantages, returns = gae(
-        spec["rewards"].T,
+        case["rewards"].T,
         values,
         following,
         terminated,
         torch.zeros_like(mask),
-        discount=spec["gamma"],
-        gae_lambda=spec["lam"],
+        discount=case["gamma"],
+        gae_lambda=case["lam"],
     )
-    assert_close(whiten(advantages, mask), spec["advantages"].T)
-    assert_close(returns[mask], spec["returns"].T[mask])
+    assert_close(whiten(advantages, mask), case["advantages"].T)
+    assert_close(returns[mask], case["returns"].T[mask])
 
 
 @given(seeds, st.integers(1, 5), st.integers(1, 6))
