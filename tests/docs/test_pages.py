@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 from argparse import Namespace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from helpers.extras import need
 
 from llm_agents.cli import main
 from llm_agents.cli.collect import CollectSettings
@@ -39,8 +39,8 @@ def commands() -> list[str]:
 def test_code_runs_block_after_block(page: str):
     names: dict[str, object] = {}
     for block in PYTHON[page]:
-        if "minigrid" in block and find_spec("minigrid") is None:
-            pytest.skip("minigrid is not installed: pip install 'llm-agents[babyai]'")
+        if "minigrid" in block:
+            need("minigrid")
         exec(compile(block, page, "exec"), names)
 
 

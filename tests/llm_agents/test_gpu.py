@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.extras import need
 from helpers.llm_worlds import ACTIONS, CASES, CORPUS, MODELS, make_env, make_lm
 from torch import Tensor, nn
 
@@ -58,6 +59,7 @@ RECIPES: dict[str, tuple[type[LLMAgentRecipe], dict]] = {
 
 
 def make(name: str, folder: Path, **changes) -> tuple[LLMAgentRecipe, LLMAgentConfig, Run]:
+    need("minigrid")
     recipe_cls, data = RECIPES[name]
     config = recipe_cls.Config.model_validate(data | changes)
     return recipe_cls(), config, Run.create(folder, name, config.model_dump(mode="json"))

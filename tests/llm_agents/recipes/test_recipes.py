@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from helpers.extras import NEEDS_MINIGRID
 from helpers.llm_worlds import make_lm
 from helpers.recipe_runs import CONFIGS, DAGGER_RUN, MODEL, ONLINE, ROUND, make
 from safetensors.torch import load_file
@@ -192,6 +193,7 @@ def test_a_model_with_lora_trains_its_adapters_and_the_value_head_alone(tmp_path
     assert {path.name for path in (run.folder / "evaluation").rglob("ppo*.json")} == {"ppo.json", "ppo%2Bgreedy.json"}
 
 
+@NEEDS_MINIGRID
 def test_what_is_played_depends_on_seed_and_iteration_alone_and_stays_clear_of_panels():
     task = make_text("mixed").task
     settings = OnlineSettings(num_groups=20, group_size=4)
@@ -206,6 +208,7 @@ def test_what_is_played_depends_on_seed_and_iteration_alone_and_stays_clear_of_p
     assert {spec.goal_id for spec in one.specs} <= train
 
 
+@NEEDS_MINIGRID
 def test_members_of_a_group_share_goal_and_start_but_not_their_randomness():
     task = make_text("mixed").task
     rollouts = draw_rollouts(task, OnlineSettings(num_groups=5, group_size=3), 0, 2)
@@ -321,6 +324,7 @@ def test_an_episode_that_was_cut_counts_on_what_would_have_followed(tmp_path):
     assert losses._returns[first].tolist() == pytest.approx(expected, abs=1e-5)
 
 
+@NEEDS_MINIGRID
 def test_every_kind_of_phrasing_has_its_column():
     columns = phrasing_columns(make_text("mixed").task)
     names = [column.name for column in columns]
