@@ -1,4 +1,4 @@
-"""BabyAI as text against minigrid itself, and lanes in one process against Gymnasium's vector environments."""
+"""BabyAI as text against minigrid itself, and parallel episodes in one process against Gymnasium's vector ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NUM_LANES = 8
 
 
 def comparisons() -> Iterator[Comparison]:
-    """Steps of random actions, resets included: our text against minigrid's images, then eight episodes side by side.
+    """Compare steps of random actions, resets included: our text with minigrid's images, then eight parallel episodes.
 
     Published wrappers that make text of BabyAI run at 0.38 (GLAM) and 0.15 (BALROG) of raw minigrid.
     """
@@ -46,7 +46,7 @@ def _make_raw(level: str) -> gymnasium.Env:
 
 
 def _play(envs: list[gymnasium.Env]) -> Callable[[], float]:
-    """A function that takes random actions in turn in each environment, resetting it where an episode ends."""
+    """Return a function that takes random actions in each environment in turn, resetting it when an episode ends."""
     rng, seeds = np.random.default_rng(0), count()
     for env in envs:
         env.reset(seed=next(seeds))

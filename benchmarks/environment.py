@@ -1,4 +1,4 @@
-"""CLEVR-Robot with one compiled scene, against compiling the scene at each reset, which is the original's way."""
+"""CLEVR-Robot with one compiled scene, against compiling the scene at each reset, as the original does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PEER = "compiling each time"
 
 
 class RecompilingEnv(ClevrRobotEnv):
-    """As google-research/clevr_robot_env does it."""
+    """Compiles the scene at each reset, as google-research/clevr_robot_env does."""
 
     def reset(self, **kwargs):
         self._model = compile_model()
@@ -25,7 +25,7 @@ class RecompilingEnv(ClevrRobotEnv):
 
 
 def comparisons() -> Iterator[Comparison]:
-    """Resets alone, and steps in episodes as long as those of the expert for one pair (3) and for three (12)."""
+    """Compare resets alone, and steps in episodes as long as the expert's for one pair (3) and for three (12)."""
     task = ClevrRobotTask()
     ours, theirs = LanguageEnv(ClevrRobotEnv(), task), LanguageEnv(RecompilingEnv(), task)
     yield Comparison("resets", "resets", PEER, _play(ours, 0), _play(theirs, 0))
@@ -34,7 +34,7 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def _play(env: LanguageEnv, length: int) -> Callable[[], float]:
-    """A function that plays ten episodes of this length with fixed actions, and counts steps, or resets."""
+    """Return a function that plays ten episodes of this length with fixed actions, and counts steps, or resets."""
 
     def play() -> float:
         for seed in range(10):

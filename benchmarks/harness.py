@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-MIN_SECONDS = 0.5  # that each side works in a round
+MIN_SECONDS = 0.5  # of work by each side in a round
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Our way and theirs. Each side is a function that does some of the work and returns how much, in ``unit``."""
+    """Our way and theirs: each side is a function that does some of the work and returns how much, in ``unit``."""
 
     name: str
     unit: str
@@ -31,7 +31,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Result:
-    """Rates of both sides in units a second, one a round."""
+    """Rates of both sides in units per second, one per round."""
 
     ours: list[float]
     theirs: list[float]
@@ -46,7 +46,7 @@ class Result:
 
 
 def measure(comparison: Comparison, num_rounds: int) -> Result:
-    """Let the two sides take turns for a number of rounds, after one call of each that does not count."""
+    """Let the two sides take turns for a number of rounds, after one call of each that is not counted."""
     comparison.ours()
     comparison.theirs()
     result = Result([], [])
@@ -54,7 +54,7 @@ def measure(comparison: Comparison, num_rounds: int) -> Result:
     for _ in range(num_rounds):
         for side, rates in sides:
             rates.append(_rate(side))
-        sides.reverse()  # what slows the machine down for a while then hits both first and second turns
+        sides.reverse()  # a temporary slowdown of the machine then hits both first and second turns
     return result
 
 

@@ -1,6 +1,6 @@
-"""Imagined rollouts of the tiny model, against reading everything again at each step and each action by itself.
+"""Imagined rollouts of the tiny model, against rereading everything at each step and each action by itself.
 
-The weights are untrained: what is imagined is nonsense, and takes as long as sense would. Both sides imagine the same.
+The weights are untrained: what is imagined is nonsense, but takes as long as sense would. Both sides imagine the same.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from kalm.cases import training_specs
-from llm_agents.rollouts.cases import EpisodeSpec
 from torch import Tensor
 
 from benchmarks.harness import Comparison
@@ -22,15 +20,17 @@ from kalm.action_space import DiscreteActions
 from kalm.dynamics import LMDynamics
 from kalm.generation import GenerationSettings, generate
 from kalm.judging import start_states
-from kalm.trajectory_lm import Scale, TrajectoryLM
+from kalm.specs import training_specs
+from kalm.trajectory_lm import StateNormalizer, TrajectoryLM
 from llm_agents.models.loading import load_language_model
 from llm_agents.models.padding import concatenate
+from llm_agents.rollouts.specs import EpisodeSpec
 
 NUM_ROLLOUTS = 64
 
 
 def comparisons() -> Iterator[Comparison]:
-    """Greedy rollouts of 12 steps, and one look at the outcome of each of 40 actions."""
+    """Compare greedy rollouts of 12 steps, and one look at the outcome of each of 40 actions."""
     task = ClevrRobotTask()
     cases = training_specs(task, "gate", NUM_ROLLOUTS, seed=0)
     starts = start_states(make, cases)
@@ -63,17 +63,19 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def make_model(states: np.ndarray) -> TrajectoryLM:
-    """The tiny model with adapters for CLEVR-Robot, scaled to these states (N, 10)."""
+    """Make the tiny model with adapters for CLEVR-Robot, scaled to these states (N, 10)."""
     torch.manual_seed(0)
     measured = torch.from_numpy(states)
-    return TrajectoryLM(load_language_model("tiny"), DiscreteActions(NUM_ACTIONS), Scale.of(measured, measured.flip(0)))
+    return TrajectoryLM(
+        load_language_model("tiny"), DiscreteActions(NUM_ACTIONS), StateNormalizer.of(measured, measured.flip(0))
+    )
 
 
 @torch.inference_mode()
 def read_again_at_each_step(
     model: TrajectoryLM, cases: Sequence[EpisodeSpec], starts: Tensor, num_steps: int
 ) -> Tensor:
-    """What `generate` does greedily, without a cache: each position asks for all positions before it. (N, T + 1, D)"""
+    """Do what `generate` does greedily, without a cache: each position reads all positions before it. (N, T + 1, D)"""
     count = len(cases)
     texts = model.lm.embed_texts([case.instruction for case in cases])
     prompt, mask, _ = concatenate([model.marker("goal", count), texts, model.marker("rollout", count)])
@@ -87,7 +89,7 @@ def read_again_at_each_step(
 
 
 def _last(model: TrajectoryLM, prompt: Tensor, mask: Tensor, trajectory: list[Tensor]) -> Tensor:
-    """The hidden state (N, H) after the prompt and the trajectory so far."""
+    """Return the hidden state (N, H) after the prompt and the trajectory so far."""
     so_far = torch.stack(trajectory, 1)
     real = torch.ones(so_far.shape[:2], dtype=torch.bool)
     return model.read([(prompt, mask), (so_far, real)])[-1][:, -1]

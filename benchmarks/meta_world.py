@@ -1,4 +1,4 @@
-"""Meta-World with one bringing of the hand to its rest and without its reward, against the library's own environments.
+"""Meta-World with the hand brought to rest only once and without its reward, against the library's own environments.
 
 The library's are as its ``MT1`` gives them: one class for each task, its target observed, a goal set before each reset.
 """
@@ -18,7 +18,7 @@ NUM_STEPS = 50
 
 
 def comparisons() -> Iterator[Comparison | Skipped]:
-    """Resets alone, and steps of fixed actions, each over four tasks."""
+    """Compare resets alone, and steps of fixed actions, each over four tasks."""
     names = {"Meta-World resets": 0, "Meta-World steps": NUM_STEPS}
     if find_spec("metaworld") is None:
         reason = "metaworld is missing; pip install -c constraints.txt -e '.[meta-world]'"

@@ -1,7 +1,7 @@
 """Gradient steps of offline RL, against d3rlpy on the same transitions with the same batch and hidden sizes.
 
-Ours reads the tokens of a goal by attention. For d3rlpy an observation is the state beside the sentence embedding, as
-ImagineBench has it, so it computes less in each step. Each side trains as its users would, by ``fit``.
+Ours reads the tokens of a goal by attention. For d3rlpy an observation is the state followed by the sentence embedding,
+as in ImagineBench, so it computes less in each step. Each side trains as its users would, by ``fit``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from kalm.cases import training_specs
 
 from benchmarks.harness import Comparison, Skipped
 from envs.clevr_robot import make
@@ -22,8 +21,9 @@ from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
 from kalm.action_space import DiscreteActions
 from kalm.offline import ALGORITHMS, OfflineData, PolicySettings
+from kalm.specs import training_specs
 from kalm.trajectories import Trajectories, Transitions
-from kalm.trajectory_lm import Scale
+from kalm.trajectory_lm import StateNormalizer
 from llm_agents.agents.scripted import ExpertAgent
 from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.rollouts.rollout import rollout
@@ -35,7 +35,7 @@ NUM_STEPS = 100  # in one call of fit
 
 
 def comparisons() -> Iterator[Comparison | Skipped]:
-    """Behaviour cloning and discrete CQL."""
+    """Compare behaviour cloning and discrete CQL."""
     names = {"bc": "DiscreteBC", "cql": "DiscreteCQL"}
     if find_spec("d3rlpy") is None:
         reason = "d3rlpy is missing; pip install -c constraints.txt -e '.[peers]'"
@@ -60,10 +60,10 @@ def comparisons() -> Iterator[Comparison | Skipped]:
 def our_fit(
     encoder: TextEncoder, episodes: Sequence[Episode], settings: PolicySettings, folder: Path
 ) -> Callable[[], float]:
-    """A function that trains for `NUM_STEPS` more steps."""
+    """Return a function that trains for `NUM_STEPS` more steps."""
     real = Trajectories.of(episodes)
     transitions = Transitions.of(real)
-    scale = Scale.of(transitions.states, transitions.next_states)
+    scale = StateNormalizer.of(transitions.states, transitions.next_states)
     data = OfflineData(encoder, real, None, 0.0, settings.batch_size, seed=0)
     algorithm = ALGORITHMS[settings.algorithm](encoder.dim, scale, DiscreteActions(NUM_ACTIONS), settings)
     run = Run.create(folder, "benchmark", {})
@@ -80,7 +80,7 @@ def our_fit(
 def their_fit(
     encoder: TextEncoder, episodes: Sequence[Episode], settings: PolicySettings, name: str
 ) -> Callable[[], float]:
-    """The same by d3rlpy."""
+    """Return the same for d3rlpy."""
     import d3rlpy
 
     sizes = [settings.hidden_size] * settings.num_layers
@@ -109,7 +109,7 @@ def their_fit(
 
 
 def _as_theirs(encoder: TextEncoder, episode: Episode):
-    """One of our episodes, each observation with the sentence embedding of the instruction behind it."""
+    """Convert an episode of ours, with the instruction's sentence embedding after the state in each observation."""
     from d3rlpy.dataset import Episode as TheirEpisode
 
     states = episode.states[:-1]

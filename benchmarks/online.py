@@ -1,8 +1,8 @@
-"""Training an LLM agent on reward, end to end: acting and learning, against the loop that one writes first.
+"""Training an LLM agent on reward, end to end: acting and learning, against the obvious plain loop.
 
 Both sides play BabyAI-GoToLocal with the same small model and prompts and take two epochs over what they played. The
-plain loop plays one environment, turns the prompt into tokens anew, scores each action in a forward of its own or calls
-`generate`, and learns decision by decision. It has no value head. Rewards are random: an untrained agent has none.
+plain loop plays one environment, tokenizes the prompt anew, scores each action in its own forward or calls `generate`,
+and learns decision by decision. It has no value head. Rewards are random: an untrained agent has none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llm_agents.models.language_model import LanguageModel
 from llm_agents.recipes.base import LLMAgentConfig, WarmStartStages
 from llm_agents.recipes.grpo import GRPOConfig, GRPOLearner
 from llm_agents.recipes.ppo import PPOConfig, PPOLearner
-from llm_agents.rollouts.rollout import RunningEpisode
+from llm_agents.rollouts.observation import AgentObservation, PastStep
 from llm_agents.runtime.run import Run
 from llm_agents.training.online import Learner, OnlineSettings, draw_rollouts, play, update
 
@@ -40,7 +40,7 @@ MAX_NEW_TOKENS = 4
 
 
 def comparisons() -> Iterator[Comparison]:
-    """An agent that scores action texts, and one that writes them."""
+    """Compare an agent that scores action texts, and one that writes them."""
     with tempfile.TemporaryDirectory() as folder:
         yield from _comparisons(Path(folder) / "run")
 
@@ -64,7 +64,7 @@ def _comparisons(folder: Path) -> Iterator[Comparison]:
 
 
 def _training(learner: Learner, settings: OnlineSettings, warm_start_stages: WarmStartStages) -> Callable[[], float]:
-    """An iteration as `train_online` does it."""
+    """Return a function that runs one iteration as `train_online` does."""
     parameters = list(learner.module.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
     numbers = count()
@@ -88,13 +88,10 @@ class PlainLoop:
         torch.manual_seed(0)
         self._lm: LanguageModel = warm_start_stages.new_model()
         self._tokenizer = self._lm.tokenizer
-        self._context_builder, self._renderer = (
-            config.prompts.context_builder(),
-            PromptRenderer(self._lm, config.prompts),
-        )
+        self._renderer = PromptRenderer(self._lm, config.prompts)
         self._optimizer = torch.optim.AdamW(self._lm.parameters(), lr=1e-4)
         self._env, self._seeds = warm_start_stages.make_env(), count()
-        self._lane = self._reset()
+        self._observation = self._reset()
 
     def score(self) -> float:
         """Score each admissible action by itself, and learn by the clipped loss of PPO."""
@@ -132,8 +129,7 @@ class PlainLoop:
         return self._learn([lambda p=p: loss(*p) for p in played])
 
     def _prompt(self) -> tuple[str, tuple[str, ...]]:
-        moment = self._context_builder.of_running(self._lane)
-        return "".join(self._renderer.lines(moment)), moment.actions
+        return "".join(self._renderer.lines(self._observation)), self._observation.actions
 
     def _score(self, prompt: str, actions: tuple[str, ...]) -> Tensor:
         begin = self._tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
@@ -144,25 +140,24 @@ class PlainLoop:
         return torch.stack(scores)
 
     def _log_probs(self, token_ids: Tensor, begin: int) -> Tensor:
-        """Of the tokens from a place on."""
+        """Return the log-probabilities of the tokens from ``begin`` on."""
         log_probs = self._lm.model(input_ids=token_ids).logits[0, begin - 1 : -1].log_softmax(-1)
         return log_probs.gather(1, token_ids[0, begin:, None])[:, 0]
 
     def _step(self, text: str) -> float:
-        action = self._env.task.parse_action(text)
-        self._lane.actions.append(action)
-        observation, _, terminated, truncated, _ = self._env.step(action)
-        self._lane.states.append(self._env.state)
-        self._lane.text = observation["text"]
-        if terminated or truncated:
-            self._lane = self._reset()
-        return float(np.random.default_rng(len(self._lane.actions)).random())
+        before = self._observation
+        observation, _, terminated, truncated, _ = self._env.step(self._env.task.parse_action(text))
+        past = (*before.past, PastStep(before.text, before.actions, text))
+        self._observation = self._observe(observation, past) if not (terminated or truncated) else self._reset()
+        return float(np.random.default_rng(len(past)).random())
 
-    def _reset(self) -> RunningEpisode:
-        seed = next(self._seeds)
-        observation, _ = self._env.reset(seed=seed)
-        case = draw_rollouts(self._env.task, OnlineSettings(num_groups=1), 0, seed).cases[0]
-        return RunningEpisode(self._env, 0, case, observation["text"], np.random.default_rng(seed), [self._env.state])
+    def _reset(self) -> AgentObservation:
+        observation, _ = self._env.reset(seed=next(self._seeds))
+        return self._observe(observation, ())
+
+    def _observe(self, observation: dict, past: tuple[PastStep, ...]) -> AgentObservation:
+        actions = tuple(self._env.task.action_texts(observation["state"]))
+        return AgentObservation(observation["goal"], observation["text"], actions, past)
 
     def _learn(self, losses: list[Callable[[], Tensor]]) -> float:
         for _ in range(NUM_EPOCHS):

@@ -1,4 +1,4 @@
-"""Tokens written by the tiny model, against ``generate`` of Hugging Face with the same model. Both write the same."""
+"""Tokens written by the tiny model, against Hugging Face's ``generate`` with the same model. Both write the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NUM_TOKENS = 32
 
 
 def comparisons() -> Iterator[Comparison]:
-    """Greedy decoding of 32 tokens after a goal's words, for one prompt and for 64 of different lengths."""
+    """Compare greedy decoding of 32 tokens after a goal's words, for one prompt and for 64 of different lengths."""
     torch.manual_seed(0)
     lm = load_language_model("tiny").eval()
     said = [goal.phrasings[0] for split in ("train", "hard") for goal in ClevrRobotTask().goals(split)]
@@ -42,12 +42,12 @@ def _count(side: Callable[[LanguageModel, list[str]], Tensor], lm: LanguageModel
 
 
 def write(lm: LanguageModel, prompts: list[str]) -> Tensor:
-    """Token ids (N, 32)."""
+    """Write token ids (N, 32)."""
     return lm.sample(prompts, NUM_TOKENS, temperature=0).token_ids
 
 
 def write_with_hugging_face(lm: LanguageModel, prompts: list[str]) -> Tensor:
-    """The same by the model's own ``generate``."""
+    """Write the same by the model's own ``generate``."""
     model: Any = lm.model
     with torch.inference_mode():
         embeds, mask = pad_left(*lm.embed_texts(prompts))

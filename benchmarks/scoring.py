@@ -13,12 +13,12 @@ from torch import Tensor
 
 from benchmarks.harness import Comparison
 from envs.clevr_robot.task import ACTION_TEXTS as PUSHES
-from llm_agents.agents.observations import AgentObservation, Past
 from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings, action_ids
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.models.loading import load_language_model
 from llm_agents.models.tiny import TinySettings
+from llm_agents.rollouts.observation import AgentObservation, PastStep
 
 BATCH_SIZE = 8
 MOVES = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle")
@@ -71,9 +71,12 @@ def _score(scorer: ActionScorer, prompts: Sequence[list[int]], actions: Sequence
 
 def _prepare(actions: Sequence[str]) -> tuple[LanguageModel, list[list[int]]]:
     """The tiny model with a vocabulary in which these words are tokens, and eight prompts."""
-    moments = [
+    observations = [
         AgentObservation(
-            f"go to the red ball {n}", SEEN.format(n, 3), tuple(actions), (Past(SEEN.format(2, n), actions[0]),) * 2
+            f"go to the red ball {n}",
+            SEEN.format(n, 3),
+            tuple(actions),
+            (PastStep(SEEN.format(2, n), action=actions[0]),) * 2,
         )
         for n in range(BATCH_SIZE)
     ]
@@ -82,8 +85,8 @@ def _prepare(actions: Sequence[str]) -> tuple[LanguageModel, list[list[int]]]:
     settings = TinySettings(text_input="words", vocab_size=1024)
     # The lines do not depend on the vocabulary, so a first model can say from which texts the second learns its own.
     lines = PromptRenderer(load_language_model(settings), prompts).lines
-    lm = load_language_model(settings, corpus=[*(line for m in moments for line in lines(m)), *actions] * 2).eval()
-    return lm, PromptRenderer(lm, prompts).prompts(moments, 16)
+    lm = load_language_model(settings, corpus=[*(line for m in observations for line in lines(m)), *actions] * 2).eval()
+    return lm, PromptRenderer(lm, prompts).prompts(observations, 16)
 
 
 def _read(score: Score) -> Callable[[], float]:

@@ -1,12 +1,12 @@
-"""Ready ways in for environments that speak already: a mission or a text in the observation, or nothing but strings.
+"""Adapters for environments that already use language: a mission or a text in the observation, or only strings.
 
     babyai = gymnasium.make("minigrid:BabyAI-GoToLocal-v0")
     env = adapt(babyai, goals, text=describe, mission="mission", actions=WORDS, horizon=64)
     env = adapt(StringEnv(guess_the_number), goals, horizon=10)
 
-What such an environment knows beyond numbers, it writes into the state: whether it was successful, the reward, the
-mission, and the text, letter by letter. So `achieved`, `reward` and `describe` stay pure functions of states, and a
-stored episode can be read again.
+What such an environment knows beyond numbers is written into the state: whether it was successful, the reward, the
+mission, and the text, character by character. So `achieved`, `reward` and `describe` stay pure functions of states,
+and a stored episode can be read again.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from envs.language import MAX_TEXT, AnyText, LanguageEnv, LanguageTask, Split
 __all__ = ["AdaptedEnv", "AdaptedTask", "StringEnv", "StringGame", "adapt", "positive_end"]
 
 Success = Callable[[float, bool, dict[str, Any]], bool]
-SUCCESS, REWARD, TEXTS = 0, 1, 2  # where in a state the flag and the reward stand, and where the texts begin
+SUCCESS, REWARD, TEXTS = 0, 1, 2  # indices in a state: the flag, the reward, and where the texts begin
 
 
 def positive_end(reward: float, terminated: bool, info: dict[str, Any]) -> bool:
-    """Success by the commonest convention: the episode terminates with a reward above zero."""
+    """Judge success by the most common convention: the episode terminates with a reward above zero."""
     return terminated and reward > 0
 
 
@@ -49,24 +49,24 @@ def adapt(
     max_mission: int = 128,
     split: Split = "train",
 ) -> LanguageEnv:
-    """A `LanguageEnv` around an environment that carries its mission or its text itself.
+    """Wrap an environment that carries its own mission or text in a `LanguageEnv`.
 
     Args:
-        env: any Gymnasium environment; a string environment goes into `StringEnv` first.
+        env: any Gymnasium environment; a string environment is wrapped in `StringEnv` first.
         goals: of all four splits. With a ``mission``, a goal's id is the mission, or a regular expression that its
-            missions match in full: an episode for the goal begins with such a mission, resets being repeated until one
-            comes; ``{mission}`` in a phrasing is replaced by it.
-        horizon: after how many steps an episode is truncated.
-        text: the key of a Dict observation under which the text stands, or a function from observation to text; None
-            where the observation is itself a text.
-        mission: the key of a Dict observation, or else of reset's info, under which the mission stands; None where
-            there is none, and every start suits every goal.
-        actions: for Discrete actions, each in words; left out for others.
+            missions match in full. Resets are repeated until an episode begins with such a mission, which then
+            replaces ``{mission}`` in a phrasing.
+        horizon: the number of steps after which an episode is truncated.
+        text: the key of a Dict observation that holds the text, or a function from observation to text; None if the
+            observation is itself a text.
+        mission: the key of a Dict observation, or failing that of reset's info, that holds the mission; None if there
+            is no mission and every start suits every goal.
+        actions: the text of each Discrete action; omitted for other spaces.
         success: the key of step's info that says whether the goal was reached, or a function of (reward, terminated,
             info).
-        reset_options: by goal id, what the environment's reset is told as ``options``.
-        max_text, max_mission: how many characters of the state are set aside for them.
-        split: where goals are drawn from when ``reset`` names none.
+        reset_options: by goal id, the ``options`` given to the environment's reset.
+        max_text, max_mission: the number of characters of the state set aside for each.
+        split: the split that goals are drawn from when ``reset`` names none.
 
     Raises:
         ValueError: the arguments do not fit the environment; later, a text or mission is longer than was set aside.
@@ -79,7 +79,7 @@ def adapt(
 class AdaptedEnv(gymnasium.Env):
     """An environment whose observation is one vector: success, reward, mission, text, and the other observations.
 
-    See `adapt` for the arguments. Texts are code points, filled up with zeros.
+    See `adapt` for the arguments. Texts are code points, padded with zeros.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class AdaptedTask(LanguageTask):
         return self._texts or None
 
     def parse_action(self, text: str) -> Any:
-        """The action of these words; numbers apart by spaces for Box and MultiDiscrete; the text itself for Text."""
+        """Return the action of this text: for Box and MultiDiscrete its numbers, for Text the text itself."""
         if isinstance(self._action_space, spaces.Text):
             return text
         if not isinstance(self._action_space, spaces.Discrete):
@@ -171,13 +171,13 @@ class AdaptedTask(LanguageTask):
         return self._texts.index(text) + int(self._action_space.start)
 
     def achieved(self, goal: Goal, states: NDArray, start: NDArray | None = None) -> NDArray[np.bool_]:
-        """Whether the environment says so, of a mission of this goal."""
+        """Return whether the environment reports success on a mission of this goal."""
         return (np.asarray(states)[..., SUCCESS] > 0.5) & self._suits(goal, states)
 
     def reward(
         self, goal: Goal, states: NDArray, next_states: NDArray, start: NDArray | None = None
     ) -> NDArray[np.floating]:
-        """The environment's own reward."""
+        """Return the environment's own reward."""
         return np.asarray(next_states)[..., REWARD]
 
     def horizon(self, goal: Goal) -> int:
@@ -193,7 +193,7 @@ class AdaptedTask(LanguageTask):
         return phrasing.replace("{mission}", info["mission"]) if self._has_missions else phrasing
 
     def _suits(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
-        """Whether the mission in each state is one of the goal's: (..., D) -> (...)."""
+        """Return whether the mission in each state is one of the goal's: (..., D) -> (...)."""
         states = np.asarray(states)
         if not self._has_missions:
             return np.ones(states.shape[:-1], bool)
@@ -204,21 +204,21 @@ class AdaptedTask(LanguageTask):
 
 
 class StringGame(Protocol):
-    """An environment of GEM's or TextArena's kind: it says something, and it is told something."""
+    """An environment in the style of GEM or TextArena, which outputs a text and is given a text in return."""
 
     def reset(self, seed: int | None = None) -> tuple[str, dict[str, Any]]:
-        """Begin; keyword arguments beside the seed are the options of `StringEnv.reset`."""
+        """Begin an episode; keyword arguments other than the seed are the options of `StringEnv.reset`."""
         ...
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """(text, reward, terminated, truncated, info)."""
+        """Return (text, reward, terminated, truncated, info)."""
         ...
 
 
 class StringEnv(gymnasium.Env):
     """A string environment as a Gymnasium environment: texts are observations, and any text is an action.
 
-    The text that reset gives is also ``info["mission"]``, for environments that begin with the question.
+    The text that reset returns is also ``info["mission"]``, for environments that begin with the question.
     """
 
     def __init__(self, game: StringGame, max_length: int = MAX_TEXT) -> None:
@@ -236,10 +236,10 @@ class StringEnv(gymnasium.Env):
 
 
 def encode_text(text: str, size: int, what: str = "text") -> NDArray[np.float32]:
-    """Code points (size,), filled up with zeros; every code point is exact in float32.
+    """Encode a text as code points (size,), padded with zeros; every code point is exact in float32.
 
     Raises:
-        ValueError: the text is longer.
+        ValueError: the text is longer than ``size``.
 
     >>> encode_text("hi", size=4).tolist()
     [104.0, 105.0, 0.0, 0.0]
@@ -254,13 +254,13 @@ def encode_text(text: str, size: int, what: str = "text") -> NDArray[np.float32]
 
 
 def decode_text(codes: NDArray) -> str:
-    """The text of `encode_text`; of an imagined state, its numbers rounded and what is no character left out."""
+    """Invert `encode_text`; the numbers of an imagined state are rounded and those that encode no character dropped."""
     rounded = np.rint(np.nan_to_num(codes))
     return rounded[(rounded > 0) & (rounded <= 0x10FFFF)].astype("<u4").tobytes().decode("utf-32-le", errors="ignore")
 
 
 def _writer(text: str | Callable[[Any], str] | None, observations: spaces.Space) -> Callable[[Any], str]:
-    """The function from observation to text."""
+    """Return the function from observation to text."""
     if callable(text):
         return text
     if text is None:
@@ -273,7 +273,7 @@ def _writer(text: str | Callable[[Any], str] | None, observations: spaces.Space)
 
 
 def _numbers(observations: spaces.Space, texts: set[Any]) -> dict[str, spaces.Space]:
-    """The parts of an observation that are numbers, by key; an observation without keys is one part, named ``""``."""
+    """Return an observation's numeric parts by key; an observation without keys is one part, named ``""``."""
     parts = observations.spaces if isinstance(observations, spaces.Dict) else {"": observations}
     numbers = {key: space for key, space in parts.items() if key not in texts and not isinstance(space, spaces.Text)}
     for key, space in numbers.items():
@@ -285,7 +285,7 @@ def _numbers(observations: spaces.Space, texts: set[Any]) -> dict[str, spaces.Sp
 def _is_flattenable(space: spaces.Space) -> bool:
     try:
         return space.is_np_flattenable
-    except NotImplementedError:  # a space of a library's own
+    except NotImplementedError:  # a library's custom space
         return False
 
 
@@ -303,7 +303,7 @@ def _info_says(key: str, reward: float, terminated: bool, info: dict[str, Any]) 
 
 
 def _action_texts(actions: Sequence[str] | None, space: spaces.Space) -> tuple[str, ...]:
-    """The words of a Discrete space's actions; of another space's, none."""
+    """Return the texts of a Discrete space's actions; for any other space, an empty tuple."""
     if not isinstance(space, spaces.Discrete):
         if actions is not None:
             raise ValueError(f"actions= names Discrete actions, but the environment has {space}")
@@ -315,7 +315,7 @@ def _action_texts(actions: Sequence[str] | None, space: spaces.Space) -> tuple[s
 
 
 def _parse_numbers(text: str, space: spaces.Space) -> NDArray:
-    """Numbers apart by spaces or commas as an action of a Box or MultiDiscrete space."""
+    """Parse numbers separated by spaces or commas as an action of a Box or MultiDiscrete space."""
     try:
         action = np.array([float(word) for word in text.replace(",", " ").split()]).reshape(space.shape)
     except ValueError:

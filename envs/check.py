@@ -1,6 +1,6 @@
-"""A checker for environments with goals in words: it says in plain words what is wrong and what would be right.
+"""A checker for environments with goals in words: it says plainly what is wrong and what would be right.
 
-It knows an environment by what it does (``reset``, ``step``, ``task``), so that `envs.language` can offer it.
+It relies on an environment's interface alone (``reset``, ``step``, ``task``), so `envs.language` can import it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from envs.check_evidence import MAX_ROWS, Evidence, collect_evidence, reset_options, spread
 from envs.goals import SPLITS, Goal, InvalidAction
 
-MAX_IMPLAUSIBLE = 0.01  # share of real transitions that `plausible` may refuse
+MAX_IMPLAUSIBLE = 0.01  # the share of real transitions that `plausible` may refuse
 NONSENSE = ("", "xyzzy", "colourless green ideas sleep furiously")
 
 
@@ -29,13 +29,13 @@ class LanguageEnvError(ValueError):
 def check_language_env(env: Any, num_seeds: int = 20) -> None:
     """Check that an environment keeps the contract of `envs.language.LanguageTask` and `LanguageEnv`.
 
-    It plays ``num_seeds`` episodes of random actions, spread over the families of goals in all splits, and looks at
+    It plays ``num_seeds`` episodes of random actions, spread over the families of goals in all splits. It examines
     the goals and their phrasings, the starts, the text observations and actions, and the predicates. Gymnasium's own
     ``check_env`` is the other half of the contract.
 
     Args:
-        env: a `LanguageEnv`, bare or as ``gymnasium.make`` wraps it. It is left in the middle of some episode.
-        num_seeds: how many episodes to play.
+        env: a `LanguageEnv`, bare or as wrapped by ``gymnasium.make``. It is left in the middle of an episode.
+        num_seeds: the number of episodes to play.
 
     Raises:
         LanguageEnvError: the message lists every problem found.
@@ -51,7 +51,7 @@ def check_language_env(env: Any, num_seeds: int = 20) -> None:
 
 
 def _problems(check: Callable[[Evidence], Iterable[str]], evidence: Evidence) -> list[str]:
-    """What a check found; a check that an error stops is a finding too."""
+    """Return the problems that a check found; an error that stops the check is one too."""
     found = []
     try:
         for problem in check(evidence):
@@ -99,7 +99,7 @@ def _phrasings_stand_in_one_split(evidence: Evidence) -> Iterator[str]:
     splits: dict[str, set[str]] = {}
     for split, words in said:
         splits.setdefault(" ".join(re.findall(r"\w+", words.lower())), set()).add(split)
-    splits.pop("", None)  # what an episode that could not be reset to was asked
+    splits.pop("", None)  # the instruction of an episode whose reset failed
     leaks = [f"{words!r} in {' and '.join(sorted(where))}" for words, where in splits.items() if len(where) > 1]
     if leaks:
         yield f"phrasings leak from one split to another, where each must be new: {_some(leaks)}"
@@ -249,7 +249,7 @@ def _start_may_be_left_out(evidence: Evidence) -> Iterator[str]:
 
 
 def _vectorised_for_goals(evidence: Evidence, name: str, kinds: str, *arrays: NDArray) -> Iterator[str]:
-    """Problems of one judge of the task, for the first goal that shows any."""
+    """Yield the problems of one predicate or reward of the task, for the first goal that shows any."""
     for goal in evidence.one_of_each_family:
         found = list(_vectorised(name, partial(getattr(evidence.env.task, name), goal), kinds, *arrays))
         if found:
@@ -258,8 +258,8 @@ def _vectorised_for_goals(evidence: Evidence, name: str, kinds: str, *arrays: ND
 
 
 def _vectorised(name: str, judge: Callable[..., Any], kinds: str, *arrays: NDArray) -> Iterator[str]:
-    """Problems of a function of arrays (T, ...) that must give (T,), each row as if it stood alone."""
-    if not len(arrays[0]):  # no step was made, which `_episodes_run` tells
+    """Yield the problems of a function of arrays (T, ...) that must give (T,) and judge each row by itself."""
+    if not len(arrays[0]):  # no step was taken, which `_episodes_run` reports
         return
     copies = [array.copy() for array in arrays]
     batched = np.asarray(judge(*copies))

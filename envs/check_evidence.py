@@ -1,4 +1,4 @@
-"""What `envs.check` looks at: the goals of an environment and some episodes of random actions."""
+"""The evidence that `envs.check` examines: the goals of an environment and some episodes of random actions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from envs.goals import SPLITS, Goal, Split, by_family
 
-MAX_ROWS = 40  # states that are looked at one by one
+MAX_ROWS = 40  # states that are examined one by one
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the checks look at."""
+    """What the checks examine."""
 
     env: Any
     goals: dict[Split, tuple[Goal, ...]]
@@ -83,7 +83,7 @@ def _families(goals: dict[Split, tuple[Goal, ...]]) -> list[list[Goal]]:
 
 
 def _play(env: Any, goals: dict[Split, tuple[Goal, ...]], num_seeds: int) -> list[Rollout]:
-    """Episodes of random actions, with the families taking turns."""
+    """Play episodes of random actions, the families taking turns."""
     rng = np.random.default_rng(0)
     env.action_space.seed(0)
     families = _families(goals)
@@ -127,10 +127,10 @@ def _rollout(env: Any, goal: Goal, seed: int) -> Rollout:
 
 
 def reset_options(goal: Goal) -> dict[str, str]:
-    """What to ask of ``reset`` for an episode of this goal."""
+    """Return the options of ``reset`` for an episode with this goal."""
     return {"goal": goal.id, "split": goal.split}
 
 
 def spread(items: Sequence[Any] | NDArray, count: int) -> list[Any]:
-    """At most ``count`` items, spread evenly, with the first and the last."""
+    """Return at most ``count`` items, evenly spread, including the first and the last."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(len(items), count)).astype(int))]

@@ -1,4 +1,4 @@
-"""How fast an environment with goals in words is, texts and judgement included."""
+"""Measure how fast an environment with goals in words is, including its texts and predicates."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 
 class Speed(NamedTuple):
-    """Of one environment in one process, under random actions."""
+    """The speed of one environment in one process, under random actions."""
 
     steps_per_s: float
     resets_per_s: float
 
 
 def measure_speed(env: Any, seconds: float = 2.0) -> Speed:
-    """Play random actions for about so long, with at least one episode.
+    """Play random actions for about ``seconds``, at least one episode, and return the speed.
 
     Args:
-        env: a `LanguageEnv`, bare or as ``gymnasium.make`` wraps it. It is left in the middle of some episode.
-        seconds: of wall time.
+        env: a `LanguageEnv`, bare or as wrapped by ``gymnasium.make``. It is left at the end of an episode.
+        seconds: wall time.
     """
     env.action_space.seed(0)
     num_steps = num_resets = 0

@@ -1,4 +1,4 @@
-"""The data card of an `EpisodeStore`: what it holds and how it was made, as the README.md that the hub shows."""
+"""The data card of an `EpisodeStore`: what it holds and how it was made, as the README.md shown on the hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = ("source", "split", "family", "episodes", "goals", "steps", "success"
 
 @dataclass
 class Counts:
-    """What is counted of a group of episodes."""
+    """Counts over a group of episodes."""
 
     episodes: int = 0
     steps: int = 0
@@ -41,7 +41,7 @@ class Counts:
 
 
 def count(episodes: Iterable[Episode]) -> dict[tuple[str, str, str], Counts]:
-    """Counts by source, split and family."""
+    """Count episodes by source, split and family."""
     counts: defaultdict[tuple[str, str, str], Counts] = defaultdict(Counts)
     for episode in episodes:
         counts[episode.source, episode.split, episode.family].add(episode)
@@ -52,10 +52,10 @@ def write_data_card(store: EpisodeStore, title: str, made_by: str, settings: Map
     """Write the card into the store's folder.
 
     Args:
-        store: which is read through.
+        store: the store to describe, which is read in full.
         title: the card's heading.
         made_by: the command that made the episodes.
-        settings: of that command, such as the environment, the agent and the seed.
+        settings: the settings of that command, such as the environment, the agent and the seed.
     """
     rows = [
         (*group, str(counts.episodes), str(len(counts.goals)), str(counts.steps), f"{counts.success:.3f}")

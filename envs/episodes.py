@@ -1,4 +1,4 @@
-"""Episodes, real and imagined, and their storage: one row an episode, Parquet, read through `datasets`."""
+"""Episodes, real and imagined, and their storage: Parquet with one row per episode, read through `datasets`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Source = Literal["env", "imagined"]
 
 
 class CorruptStore(ValueError):
-    """A store with a file that cannot be read."""
+    """A store has a file that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Turn:
     """What an LLM agent was shown and what it sampled at one step: token in, token out.
 
     Attributes:
-        prompt_ids: what the model was given, (P,).
-        token_ids: what it sampled, as sampled, (K,); the tokens of the chosen text, where it chose among some.
-        log_probs: the log-probability of each sampled token under the behaviour policy, (K,); where it chose, that of
-            the choice, (1,).
-        candidates: the texts it chose among; none where it wrote freely.
-        choice: the index of the one it chose.
+        prompt_ids: the tokens given to the model, (P,).
+        token_ids: the tokens it sampled, unchanged, (K,); if it chose among candidates, those of the chosen text.
+        log_probs: the log-probability of each sampled token under the behaviour policy, (K,); if it chose among
+            candidates, that of the choice, (1,).
+        candidates: the texts it chose among; empty if it wrote freely.
+        choice: the index of the chosen candidate.
         value: the return that it expected.
-        continues: whether ``prompt_ids`` follow upon all that the turn before was given and sampled, and are not a
-            whole prompt.
-        invalid: whether what it wrote named no action.
+        continues: whether ``prompt_ids`` continue everything that the previous turn was given and sampled, rather than
+            being a whole prompt.
+        invalid: whether the text it wrote named no action.
     """
 
     prompt_ids: Sequence[int]
@@ -61,15 +61,17 @@ class Episode:
     """One rollout, real or imagined. Immutable.
 
     Attributes:
-        goal_id, family, split, instruction: what was asked, and in which words.
+        goal_id, family, split, instruction: what was asked for, and in which words.
         states: (T + 1, D) float32, the start included.
         actions: (T,) integers or (T, A) floats.
         rewards: (T,) float32.
         terminated, truncated: how it ended.
         success: whether the goal held at the end, by ``task.achieved``.
         source: whether the environment or a model made the states.
-        seed: what ``env.reset`` was given (for an imagined episode, where its start state came from).
-        turns: for LLM agents, one a step.
+        seed: the seed given to ``env.reset`` (for an imagined episode, in the reset that gave its start state).
+        turns: for LLM agents, one per step.
+        last_value: the return that an agent expected from the last state, where the episode was truncated and the
+            agent knows values.
     """
 
     goal_id: str
@@ -85,6 +87,7 @@ class Episode:
     source: Source
     seed: int
     turns: tuple[Turn, ...] = field(default=())
+    last_value: float | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.actions)
@@ -99,18 +102,18 @@ class Episode:
             array.setflags(write=False)
 
     def __len__(self) -> int:
-        """The number of steps T."""
+        """Return the number of steps T."""
         return len(self.actions)
 
 
 class EpisodeStore:
-    """A folder of Parquet files, each written whole and then renamed, so that a killed writer loses nothing it wrote.
+    """A folder of Parquet files, each written in full and then renamed: a killed writer loses nothing it wrote.
 
-    What is collected goes through a `Journal` for each file to come, episode by episode; episodes in journals are read
-    like any others, after those of the files before. The pages of the files carry checksums.
+    While a file is being collected, its episodes go one by one into a `Journal`. Episodes in journals are read like
+    any others, in the order of the file numbers. The pages of the files carry checksums.
 
     Raises:
-        CorruptStore: on reading, when a file is cut short, damaged or holds no episodes; the message names it.
+        CorruptStore: on reading, when a file is truncated, damaged or holds no episodes; the message names it.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -127,17 +130,17 @@ class EpisodeStore:
 
     @property
     def journals(self) -> list[Path]:
-        """The journals of files that are not written yet."""
+        """The journals of files that are not yet written."""
         done = set(self.numbers)
         return [path for path in sorted(self.folder.glob("part-*.journal")) if _number(path) not in done]
 
     def append(self, episodes: Iterable[Episode]) -> None:
         """Add episodes as one more file."""
-        # One more than the last number, so that a deleted file never makes a later one be overwritten.
+        # One more than the last number, not the number of files: after a deletion, that would overwrite a later file.
         self.write(max(self.numbers, default=-1) + 1, episodes)
 
     def write(self, number: int, episodes: Iterable[Episode]) -> None:
-        """Write the file of that number, in the place of its journal."""
+        """Write the file with this number, replacing its journal."""
         rows = [_to_row(episode) for episode in episodes]
         if not rows:
             return
@@ -149,20 +152,20 @@ class EpisodeStore:
         path.with_suffix(".journal").unlink(missing_ok=True)
 
     def journal(self, number: int) -> Journal:
-        """The journal of the file of that number, with what it holds already."""
+        """Open the journal of the file with this number, keeping what it already holds."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return Journal(self._path(number).with_suffix(".journal"))
 
     def identities(self, number: int) -> list[tuple[str, str, int]]:
-        """Goal id, split and seed of each episode in the file of that number."""
+        """Return the goal id, split and seed of each episode in the file with this number."""
         columns = ["goal_id", "split", "seed"]
         table = _read(self._path(number), functools.partial(pq.read_table, columns=columns))
         return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
 
     def dataset(self, source: Source | None = None, split: Split | None = None) -> Dataset:
-        """The episodes as a memory-mapped `datasets.Dataset`, whole or of one source or split.
+        """Return the episodes as a memory-mapped `datasets.Dataset`: all of them, or those of one source or split.
 
-        The Arrow file that is mapped stands in the store's folder ``.cache`` until the store changes.
+        The mapped Arrow file stays in the store's ``.cache`` folder until the store changes.
         """
         if not self.files and not self.journals:
             return Dataset(_SCHEMA.empty_table())
@@ -177,7 +180,7 @@ class EpisodeStore:
         source: Source | None = None,
         split: Split | None = None,
     ) -> list[Episode]:
-        """The episodes in the order written; of one source or split, or with ``keep`` the rows for which it is true."""
+        """Return episodes in the order written: all, or those of one source or split whose row ``keep`` accepts."""
         return [_from_row(row) for row in self._rows(source, split) if keep is None or keep(row)]
 
     def __iter__(self) -> Iterator[Episode]:
@@ -188,7 +191,7 @@ class EpisodeStore:
         return rows + sum(len(_read_journal(path)) for path in self.journals)
 
     def push_to_hub(self, repo_id: str, private: bool = True) -> None:
-        """Upload the files and the data card as a dataset of the Hugging Face hub, as they are.
+        """Upload the files and the data card, unchanged, as a dataset on the Hugging Face hub.
 
         Raises:
             ValueError: a collection into the store is not finished.
@@ -202,7 +205,7 @@ class EpisodeStore:
 
     @classmethod
     def load_from_hub(cls, repo_id: str, folder: str | Path, revision: str | None = None) -> EpisodeStore:
-        """Download what `push_to_hub` uploaded into a folder."""
+        """Download into a folder what `push_to_hub` uploaded."""
         huggingface_hub.snapshot_download(
             repo_id, repo_type="dataset", revision=revision, local_dir=folder, allow_patterns=_PUBLISHED
         )
@@ -212,7 +215,7 @@ class EpisodeStore:
         return self.folder / f"part-{number:05d}.parquet"
 
     def _cache(self, source: Source | None, split: Split | None) -> Path:
-        """The Arrow file to be mapped, whose name changes with the store."""
+        """Return the path of the Arrow file to map; its name changes with the store."""
         stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in (*self.files, *self.journals)]
         state = hashlib.sha256(repr(stats).encode()).hexdigest()[:12]
         return self.folder / ".cache" / f"{state}-{source or 'any'}-{split or 'any'}.arrow"
@@ -229,7 +232,7 @@ class EpisodeStore:
         os.replace(temporary, path)
 
     def _tables(self, source: Source | None = None, split: Split | None = None) -> Iterator[pa.Table]:
-        """The rows file by file, in the order of their numbers."""
+        """Yield the rows file by file, in the order of the file numbers."""
         wanted = {"source": source, "split": split}
         conditions = [pc.field(name) == value for name, value in wanted.items() if value is not None]
         condition = functools.reduce(operator.and_, conditions) if conditions else None
@@ -246,13 +249,13 @@ class EpisodeStore:
 
 
 class Journal:
-    """Episodes of one file to come, each on disk as soon as it has ended.
+    """The episodes of a file not yet written, each on disk as soon as it ends.
 
-    An Arrow stream with a record batch an episode. What a killed writer left half written is the last record, and is
-    passed over. Opening copies what is there into a new file, so that a writer which outlived its parent does no harm.
+    An Arrow stream with one record batch per episode. If a killed writer left the last record incomplete, it is
+    skipped. Opening copies the contents into a new file, so a writer that outlived its parent does no harm.
 
     Attributes:
-        episodes: by the index of their case.
+        episodes: by the index of their episode spec.
     """
 
     def __init__(self, path: Path) -> None:
@@ -265,7 +268,7 @@ class Journal:
         os.replace(temporary, path)
 
     def add(self, case: int, episode: Episode) -> None:
-        """Write an episode down."""
+        """Write an episode to disk."""
         row = {"case": case, **_to_row(episode)}
         self._writer.write_batch(pa.RecordBatch.from_pylist([row], _JOURNAL_SCHEMA))
         self.episodes[case] = episode
@@ -307,6 +310,7 @@ _SCHEMA = pa.schema(
         ("success", pa.bool_()),
         ("source", pa.string()),
         ("seed", pa.int64()),
+        ("last_value", pa.float32()),
         ("turns", pa.list_(_TURN)),
     ]
 )
@@ -339,7 +343,7 @@ def _from_row(row: dict[str, Any]) -> Episode:
 
 
 def _turn(row: dict[str, Any]) -> Turn:
-    """What is not set, or was not yet known when the file was written, takes its default."""
+    """Build a turn. A field that is unset, or did not exist when the file was written, takes its default."""
     known = {name: value for name, value in row.items() if value is not None}
     return Turn(**{**known, "candidates": tuple(known.get("candidates", ()))})
 
@@ -355,7 +359,7 @@ def _read_table(path: Path, condition: pc.Expression | None = None) -> pa.Table:
 
 
 def _read_journal(path: Path) -> pa.Table:
-    """The whole records of a journal; no rows where there is none."""
+    """Read the complete records of a journal; no rows if there is no journal."""
     batches = []
     if path.exists() and path.stat().st_size:
         with pa.OSFile(str(path)) as file, contextlib.suppress(pa.ArrowException, OSError, StopIteration):
@@ -366,7 +370,7 @@ def _read_journal(path: Path) -> pa.Table:
 
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
-    """What ``read`` makes of the file, which is named if that fails."""
+    """Return ``read(path)``; if that fails, the error names the file."""
     try:
         return read(path)
     except (pa.ArrowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""Goals in words: what to reach, apart from how it is said, and the four splits they are judged on."""
+"""Goals in words: what to reach, independent of how it is phrased, and the four splits agents are judged on."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class InvalidAction(ValueError):
 
 @dataclass(frozen=True)
 class Goal:
-    """What to reach. The same ``id`` stands in ``train`` and in ``rephrase``, each time with its own phrasings.
+    """What to reach. The same ``id`` appears in ``train`` and in ``rephrase``, each time with its own phrasings.
 
     Attributes:
         id: stable name, such as ``pair/left/red/blue``.
         family: the kind of goal, such as ``pair``; panels are balanced over families.
-        split: where it is used.
+        split: the split it belongs to.
         phrasings: the phrasings of this split, never empty and never shared with another split.
     """
 
@@ -43,7 +43,7 @@ class Goal:
 
 
 class GoalSet(Mapping[Split, Sequence[Goal]]):
-    """The goals of a task by split, with look-up by id.
+    """The goals of a task by split, with lookup by id.
 
     >>> goals = GoalSet(
     ...     [
@@ -61,7 +61,7 @@ class GoalSet(Mapping[Split, Sequence[Goal]]):
     envs.goals.UnknownGoal: unknown goal 'blew': did you mean blue?
 
     Raises:
-        ValueError: when a goal id stands twice in one split, or in two splits other than train and rephrase.
+        ValueError: a goal id appears twice in one split, or in two splits other than train and rephrase.
     """
 
     def __init__(self, goals: Iterable[Goal]) -> None:
@@ -84,7 +84,7 @@ class GoalSet(Mapping[Split, Sequence[Goal]]):
         return len(SPLITS)
 
     def find(self, goal_id: str, split: Split | None = None) -> Goal:
-        """The goal of that id; in ``split`` if it stands there, else in the first split that has it.
+        """Return the goal with this id: from ``split`` if it is there, otherwise from the first split that has it.
 
         Raises:
             UnknownGoal: no split has it; the message names the nearest id.
@@ -100,7 +100,7 @@ class GoalSet(Mapping[Split, Sequence[Goal]]):
 
 
 def by_family(goals: Iterable[Goal]) -> dict[str, list[Goal]]:
-    """The goals of each family, families and goals in the order given."""
+    """Group goals by family, keeping families and goals in the order given."""
     families: dict[str, list[Goal]] = {}
     for goal in goals:
         families.setdefault(goal.family, []).append(goal)
@@ -108,7 +108,7 @@ def by_family(goals: Iterable[Goal]) -> dict[str, list[Goal]]:
 
 
 def unknown(what: str, given: object, known: Sequence[str]) -> str:
-    """A message for a name that does not exist, with the nearest ones that do."""
+    """Return a message for a name that does not exist, suggesting the nearest ones that do."""
     near = difflib.get_close_matches(str(given), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(list(known)[:8])}"
     return f"unknown {what} {str(given)!r}: {hint}"

@@ -1,6 +1,6 @@
-"""The contract between an environment and everything that learns in it, and the wrapper that puts it to work.
+"""The contract between an environment and everything that learns in it, and the wrapper that applies it.
 
-A new environment is one class: a `LanguageTask`. ``LanguageEnv(env, task)`` then is a Gymnasium environment with a
+A new environment is one class: a `LanguageTask`. ``LanguageEnv(env, task)`` is then a Gymnasium environment with a
 goal in words.
 """
 
@@ -33,7 +33,7 @@ __all__ = [
 
 MAX_TEXT = 4096
 MAX_START_DRAWS = 1000
-# Methods of a task that had other names in version 0.1: a task that still defines one is told what to change.
+# Task methods that had other names in version 0.1. A task that still defines an old name is told the new one.
 RENAMED_METHODS = {
     "startable": "is_valid_start",
     "instruct": "render_instruction",
@@ -46,8 +46,8 @@ class StateGrid(NamedTuple):
     """A grid of cells within a state: ``state[start : start + size].reshape(shape)``.
 
     Attributes:
-        start: index of its first number in the state.
-        shape: width, height (either way round) and the numbers that a cell has.
+        start: index of the grid's first number in the state.
+        shape: width and height (in either order) and the number of values per cell.
     """
 
     start: int
@@ -55,7 +55,7 @@ class StateGrid(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many numbers it has."""
+        """The number of values in the grid."""
         return math.prod(self.shape)
 
 
@@ -63,104 +63,104 @@ class LanguageTask(Protocol):
     """What an environment must be able to say about itself.
 
     `achieved`, `reward`, `plausible`, `project` and `is_valid_start` are pure functions of states, vectorised over
-    leading axes: a real rollout and an imagined one are judged by the same code. States are float arrays (..., D).
+    leading axes: real and imagined rollouts are judged by the same code. States are float arrays (..., D).
     Where a goal is relative to how the episode began, ``start`` holds the start states (..., D), broadcast against
-    ``states``; left out, it is the first state along the time axis, ``states[..., :1, :]`` (for a lone state, that
+    ``states``. By default it is the first state along the time axis, ``states[..., :1, :]`` (for a single state, that
     state).
     """
 
     goal_set: GoalSet
 
     def goals(self, split: Split) -> Sequence[Goal]:
-        """The goals of a split."""
+        """Return the goals of a split."""
         return self.goal_set[split]
 
     def describe(self, state: NDArray) -> str:
-        """The text observation of a state (D,)."""
+        """Return the text observation of a state (D,)."""
         ...
 
     def action_texts(self, state: NDArray) -> Sequence[str] | None:
-        """The admissible actions in words, or None where actions are continuous."""
+        """Return the admissible actions in words, or None if actions are continuous."""
         ...
 
     def parse_action(self, text: str) -> Any:
-        """The action a text names.
+        """Return the action that a text names.
 
         Raises:
-            InvalidAction: it names none.
+            InvalidAction: the text names no action.
         """
         ...
 
     def achieved(self, goal: Goal, states: NDArray, start: NDArray | None = None) -> NDArray[np.bool_]:
-        """Whether the goal holds in each state: (..., D) -> (...)."""
+        """Return whether the goal holds in each state: (..., D) -> (...)."""
         ...
 
     def reward(
         self, goal: Goal, states: NDArray, next_states: NDArray, start: NDArray | None = None
     ) -> NDArray[np.floating]:
-        """The reward of each transition: (..., D), (..., D) -> (...)."""
+        """Return the reward of each transition: (..., D), (..., D) -> (...)."""
         ...
 
     def phrasing_kind(self, phrasing: str) -> str:
-        """The kind of a phrasing, such as synonyms of verbs: results are shown by it where a split has several."""
+        """Return the kind of a phrasing, such as verb synonyms. Results are shown by kind if a split has several."""
         return ""
 
     def horizon(self, goal: Goal) -> int:
-        """After how many steps an episode for this goal is truncated."""
+        """Return the number of steps after which an episode for this goal is truncated."""
         ...
 
     def plausible(self, states: NDArray, actions: NDArray, next_states: NDArray) -> NDArray[np.bool_]:
-        """Whether physics could have made each transition; by default, whether its numbers are finite."""
+        """Return whether each transition is physically possible; by default, whether its numbers are finite."""
         return np.isfinite(states).all(-1) & np.isfinite(next_states).all(-1)
 
     def project(self, states: NDArray) -> NDArray[np.floating]:
-        """The nearest states that can exist, (..., D) -> (..., D) of the same dtype; by default the states themselves.
+        """Return the nearest states that can exist, (..., D) -> (..., D) of the same dtype; by default, these states.
 
-        Imagination goes on from them, so that the small errors of a learned model do not add up. Real states stay as
-        they are, and states with numbers that are not finite too: those are for `plausible` to refuse.
+        Imagination continues from them, which keeps the small errors of a learned model from adding up. Real states
+        stay unchanged. So do states with non-finite numbers, which are for `plausible` to refuse.
         """
         return states
 
     def is_valid_start(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
-        """Which states an episode for this goal may start from; by default those where it is not yet reached."""
+        """Return which states an episode for this goal may start from; by default, those where it does not yet hold."""
         return ~self.achieved(goal, states, start=states)
 
     def grid(self) -> StateGrid | None:
-        """Where a grid of cells lies in the state, for networks with convolutions; by default there is none."""
+        """Return where a grid of cells lies in the state, for convolutional networks; by default, there is no grid."""
         return None
 
     def render_state(self, state: NDArray) -> NDArray[np.uint8]:
-        """A picture (H, W, 3) of a state, real or imagined."""
-        # In two statements: type checkers take a method that does nothing but raise for an abstract one.
+        """Draw a state, real or imagined, as a picture (H, W, 3)."""
+        # In two statements: type checkers treat a method that does nothing but raise as abstract.
         message = f"{type(self).__name__} cannot draw its states"
         raise NotImplementedError(message)
 
     def expert(self) -> Expert | None:
-        """A scripted expert, or None where there is none."""
+        """Return a scripted expert, or None if there is none."""
         return None
 
     def reset_options(self, goal: Goal) -> dict[str, Any] | None:
-        """What the wrapped environment's reset is told, so that its start suits the goal; by default, nothing."""
+        """Return options for the wrapped environment's reset that make its start suit the goal; by default, none."""
         return None
 
     def render_instruction(self, phrasing: str, info: dict[str, Any]) -> str:
-        """The instruction of an episode, from a phrasing and what the wrapped environment's reset gave as info.
+        """Return the instruction of an episode, given a phrasing and the info of the wrapped environment's reset.
 
-        By default the phrasing itself; a task whose environment draws a mission puts it in here.
+        By default it is the phrasing itself; a task whose environment draws a mission inserts it here.
         """
         return phrasing
 
 
 class Expert(Protocol):
-    """A scripted policy that may look at the environments themselves."""
+    """A scripted policy that may inspect the environments themselves."""
 
     def act(self, envs: Sequence[LanguageEnv]) -> Sequence[Any]:
-        """One action for each running episode."""
+        """Return one action for each running episode."""
         ...
 
 
 class AnyText(spaces.Text):
-    """Any text up to a length: unlike `gymnasium.spaces.Text`, whose strings are drawn from a fixed alphabet."""
+    """Any text up to a maximum length, unlike `gymnasium.spaces.Text`, whose strings use a fixed alphabet."""
 
     def __init__(self, max_length: int = MAX_TEXT) -> None:
         super().__init__(max_length, min_length=0, charset=string.printable)
@@ -177,17 +177,17 @@ class LanguageEnv(gymnasium.Env):
 
     ``reset(seed=..., options=...)`` takes the options ``split`` (draw a goal of this split: first a family, since some
     have many more goals than others), ``goal`` (an id) and ``instruction`` (these words instead of a phrasing of the
-    goal). The same seed and goal give the same start, whatever was asked before; ``info["seed"]`` repeats an episode
-    that was reset without one.
+    goal). The same seed and goal give the same start, regardless of earlier episodes. Resetting with ``info["seed"]``
+    repeats an episode that was started without a seed.
 
     Args:
-        env: any Gymnasium environment; its observation, flattened, is the state. Its own reward is not used.
+        env: any Gymnasium environment; its flattened observation is the state. Its own reward is not used.
         task: what the environment says about itself.
-        split: where goals are drawn from when ``reset`` names none.
+        split: the split that goals are drawn from when ``reset`` names none.
 
     Raises:
-        ValueError: an unknown split, observations that are not numbers when flattened (see `envs.adapters`), or a task
-            with a method under a name of an earlier version.
+        ValueError: an unknown split, observations that do not flatten to numbers (see `envs.adapters`), or a task that
+            defines a method under a name from an earlier version.
     """
 
     def __init__(self, env: gymnasium.Env, task: LanguageTask, split: Split = "train") -> None:
@@ -217,7 +217,7 @@ class LanguageEnv(gymnasium.Env):
 
         Raises:
             UnknownGoal: an unknown split or goal id.
-            ValueError: an unknown option, or no start from which the goal may begin.
+            ValueError: an unknown option, or no valid start for the goal.
         """
         super().reset(seed=seed)
         options = dict(options or {})
@@ -238,7 +238,7 @@ class LanguageEnv(gymnasium.Env):
         return self._observation(), self._info(success=False, seed=self.seed)
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """One step of the wrapped environment, judged by the task.
+        """Take one step in the wrapped environment and judge it by the task.
 
         Raises:
             InvalidAction: an action outside the action space.
@@ -268,7 +268,7 @@ class LanguageEnv(gymnasium.Env):
         return goals[rng.integers(len(goals))]
 
     def _draw_start(self) -> dict[str, Any]:
-        """Reset the wrapped environment to a start from which the goal may begin; what its reset gives as info."""
+        """Reset the wrapped environment to a valid start for the goal and return that reset's info."""
         seeds = np.random.default_rng([self.seed, 1])
         options = self.task.reset_options(self.goal)
         for _ in range(MAX_START_DRAWS):
@@ -295,17 +295,17 @@ class LanguageEnv(gymnasium.Env):
 
 
 def _refuse_renamed_methods(task: LanguageTask) -> None:
-    """Refuse a task whose override would never be called, since the method has another name now."""
+    """Refuse a task whose override would never be called because the method has been renamed."""
     for old, new in RENAMED_METHODS.items():
         if hasattr(type(task), old):
             raise LanguageEnvError(f"{type(task).__name__}.{old} is called {new} now: rename the method")
 
 
 def _state_space(observations: spaces.Space) -> spaces.Box:
-    """The space of the flattened observations, as float32."""
+    """Return the space of the flattened observations, as float32."""
     try:
         flat = spaces.flatten_space(observations)
-    except NotImplementedError:  # a space of a library's own
+    except NotImplementedError:  # a library's custom space
         flat = None
     if not isinstance(flat, spaces.Box):
         raise ValueError(f"{observations} is no array of numbers when flattened: see envs.adapters.adapt")
@@ -313,7 +313,7 @@ def _state_space(observations: spaces.Space) -> spaces.Box:
 
 
 def start_of(states: ArrayLike, start: ArrayLike | None) -> NDArray:
-    """The start states a predicate compares with (see `LanguageTask`), broadcastable against ``states``."""
+    """Return the start states that a predicate compares with (see `LanguageTask`), broadcastable against ``states``."""
     states = np.asarray(states)
     if start is not None:
         return np.asarray(start)

@@ -1,14 +1,14 @@
-"""What can be done in an environment, and all that depends on it: the one place that tells action spaces apart.
+"""The actions of an environment, and all that depends on them: the one place that tells action spaces apart.
 
 An action space says how an action enters a network, how a head's logits score actions and are drawn from, what a
 Q-network looks like, and which actions a search tries. Actions are integers (...), or floats (..., A) in a box.
 
-A continuous action is A categorical choices, one a dimension, among evenly spaced values (RT-1, Brohan et al., 2022;
-Gato, Reed et al., 2022). So "lm_greedy" is the most probable action and a temperature means what it means for discrete
-actions; what is done in two ways is not averaged to one that is neither, which a Gaussian does; an expert's actions
-are often clipped to a bound, to which a bin can give all its mass; and losses and gradients are as large as for
-discrete actions, so that one recipe and its settings serve both. The price: half a bin's width, and dimensions that
-are drawn independently of each other.
+A continuous action is A categorical choices, one per dimension, among evenly spaced values (RT-1, Brohan et al., 2022;
+Gato, Reed et al., 2022). So "lm_greedy" is the most probable action, and a temperature means what it means for discrete
+actions. Two ways to act are not averaged into one that is neither, as a Gaussian would. An expert's actions are often
+clipped to a bound, to which a bin can give all its mass. Losses and gradients are as large as for discrete actions, so
+one recipe and its settings serve both. The price: half a bin's width, and dimensions that are drawn independently of
+each other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llm_agents.runtime.errors import UserError
 
 
 class ProposalSettings(Settings):
-    """Which continuous actions a search tries in a state; of discrete ones it tries all."""
+    """Which continuous actions a search tries in a state; it tries all discrete ones."""
 
     num_candidates: int = Field(32, ge=2)
     """Actions tried at once."""
@@ -39,7 +39,7 @@ class ProposalSettings(Settings):
     num_refinements: int = Field(1, ge=0)
     """How often the candidates are drawn again around the best of them (cross-entropy method)."""
     num_elites: int = Field(6, ge=2)
-    """How many of them are the best."""
+    """How many of them count as the best."""
 
     @model_validator(mode="after")
     def _some_are_new(self) -> ProposalSettings:
@@ -49,12 +49,12 @@ class ProposalSettings(Settings):
 
 
 class ActionEmbedding(Protocol):
-    """A network that gives an action in a state as a vector."""
+    """A network that embeds an action in a state as a vector."""
 
     weight: nn.Parameter
 
     def __call__(self, states: Tensor, actions: Tensor) -> Tensor:
-        """Scaled states (..., D) and an action in each -> (..., H)."""
+        """Embed an action in each of the scaled states (..., D) -> (..., H)."""
         ...
 
 
@@ -62,9 +62,9 @@ class ActionSpace(Protocol):
     """What a model must know about the actions of an environment.
 
     Attributes:
-        num_logits: numbers that a head gives for one state.
-        num_q_inputs: numbers of an action that a Q-network reads; none where it values every action at once.
-        num_q_outputs: values that a Q-network gives.
+        num_logits: how many numbers a head gives for one state.
+        num_q_inputs: how many numbers of an action a Q-network reads; 0 if it values every action at once.
+        num_q_outputs: how many values a Q-network gives.
         choices: an action as one categorical choice or several, whose logits a head gives one after the other.
     """
 
@@ -74,35 +74,35 @@ class ActionSpace(Protocol):
     choices: Space
 
     def choose(self, choice: NDArray) -> Any:
-        """The action that a point of `choices` stands for, in the environment's form."""
+        """Return the action that a point of `choices` stands for, in the environment's form."""
         ...
 
     def make_embedding(self, state_dim: int, width: int) -> ActionEmbedding:
-        """A new network that embeds actions in vectors of a width."""
+        """Create a network that embeds actions in vectors of this width."""
         ...
 
     def loss(self, logits: Tensor, actions: Tensor) -> Tensor:
-        """The mean negative log-likelihood of N actions under logits (N, L), in nats a dimension of the action."""
+        """Return the mean negative log-likelihood of N actions under logits (N, L), in nats per action dimension."""
         ...
 
     def log_probs(self, logits: Tensor, actions: Tensor) -> Tensor:
-        """The log-probability of each of N actions, (N,), the mean over its dimensions."""
+        """Return the log-probability of each of N actions, (N,), the mean over its dimensions."""
         ...
 
     def accuracy(self, logits: Tensor, actions: Tensor) -> Tensor:
-        """The share of N actions, dimension by dimension, that are the most probable."""
+        """Return the share of N actions, dimension by dimension, that are the most probable."""
         ...
 
     def draw(self, logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-        """An action for each row of logits (N, L); the most probable at temperature 0."""
+        """Draw an action for each row of logits (N, L); the most probable at temperature 0."""
         ...
 
     def decide(self, logits: Tensor, rngs: Sequence[np.random.Generator], temperature: float) -> list[Any]:
-        """As `draw`, in the environment's form, each row from its own randomness."""
+        """Draw as `draw` does, in the environment's form, each row from its own randomness."""
         ...
 
     def q_values(self, network: Callable[..., Tensor], states: Tensor, text: Any, actions: Tensor) -> Tensor:
-        """What a Q-network gives for N actions, each in its state (N, D), (N,)."""
+        """Return what a Q-network gives for N actions, each in its state (N, D): (N,)."""
         ...
 
     def candidates(
@@ -113,20 +113,20 @@ class ActionSpace(Protocol):
         settings: ProposalSettings,
         rng: np.random.Generator,
     ) -> Tensor:
-        """The actions to be tried in each of N states, (N, K) or (N, K, A).
+        """Return the actions to try in each of N states, (N, K) or (N, K, A).
 
         Args:
             propose: gives the logits of a policy in these states, (N, L).
-            score: how good candidates are, (N, K, A) -> (N, K).
+            score: says how good candidates are, (N, K, A) -> (N, K).
         """
         ...
 
 
 def action_space(space: Space, num_bins: int) -> ActionSpace:
-    """What a model must know about a Gymnasium space.
+    """Return what a model must know about a Gymnasium space.
 
     Args:
-        num_bins: values that each dimension of a continuous action can take.
+        num_bins: how many values each dimension of a continuous action can take.
 
     Raises:
         UserError: actions are neither 0, 1, ... nor the points of a bounded, one-dimensional box.
@@ -182,12 +182,12 @@ class DiscreteActions:
         settings: ProposalSettings,
         rng: np.random.Generator,
     ) -> Tensor:
-        """All of them; nothing is proposed or scored."""
+        """Return all actions; nothing is proposed or scored."""
         return torch.arange(self.num_logits).expand(num_rows, -1)
 
 
 class ContinuousActions:
-    """The points of a box, each of the A dimensions a choice among ``num_bins`` values from bound to bound.
+    """The points of a box, where each of the A dimensions is a choice among ``num_bins`` values from bound to bound.
 
     Args:
         low, high: (A,).
@@ -207,7 +207,7 @@ class ContinuousActions:
         return self._values(torch.from_numpy(choice)).numpy()
 
     def normalise(self, actions: Tensor) -> Tensor:
-        """Actions (..., A) with the box stretched to -1 ... 1."""
+        """Map actions (..., A) from the box to -1 ... 1."""
         low, high = self._low.to(actions.device), self._high.to(actions.device)
         return 2 * (actions - low) / (high - low) - 1
 
@@ -247,7 +247,7 @@ class ContinuousActions:
         settings: ProposalSettings,
         rng: np.random.Generator,
     ) -> Tensor:
-        """What the policy proposes, with noise; then drawn again around the best of them, which stay."""
+        """Return what the policy proposes, with noise, then drawn again around the best of them, which stay."""
         probabilities = self._by_dimension(propose().cpu()).double().softmax(-1)
         uniforms = rng.random((num_rows, settings.num_candidates, self.num_q_inputs))
         proposed = self._values(torch.from_numpy(_invert(probabilities[:, None], uniforms)))
@@ -265,30 +265,30 @@ class ContinuousActions:
         return (self._high - self._low) / 2
 
     def _by_dimension(self, logits: Tensor) -> Tensor:
-        """(N, A * B) -> (N, A, B)."""
+        """Reshape (N, A * B) -> (N, A, B)."""
         return logits.unflatten(-1, (self.num_q_inputs, self.num_bins))
 
     def _bins(self, actions: Tensor) -> Tensor:
-        """The nearest of the values, (..., A)."""
+        """Return the nearest bin of each number, (..., A)."""
         fraction = (self.normalise(actions) + 1) / 2
         return (fraction * (self.num_bins - 1)).round().long().clamp(0, self.num_bins - 1)
 
     def _values(self, bins: Tensor) -> Tensor:
-        """The actions (..., A) of bins (..., A)."""
+        """Return the actions (..., A) of bins (..., A)."""
         low, high = self._low.to(bins.device), self._high.to(bins.device)
         return (low + (high - low) * (bins / (self.num_bins - 1))).clamp(low, high)
 
     def _near(self, actions: Tensor, deviation: Tensor, rng: np.random.Generator) -> Tensor:
-        """Actions with noise of a deviation in half ranges, kept in the box."""
+        """Add noise of a deviation in half ranges to actions, keeping them in the box."""
         noise = torch.from_numpy(rng.standard_normal(actions.shape)).float() * deviation * self._half_range
         return (actions + noise).clamp(self._low, self._high)
 
 
 class StateActionEmbedding(nn.Module):
-    """A discrete action in a state as a vector: a learned linear function of the state, one for each action.
+    """A discrete action in a state as a vector: a learned linear function of the state for each action.
 
-    With one vector an action, as in the original, the network must work out by itself what the action acts on. Here
-    "relative to the ball that is pushed" is linear; what that is worth is measured in docs/lab_notes.md.
+    With one vector per action, as in the original, the network must work out by itself what the action acts on. Here
+    "relative to the ball that is pushed" is linear; docs/lab_notes.md measures what that is worth.
     """
 
     def __init__(self, num_actions: int, state_dim: int, width: int) -> None:
@@ -296,7 +296,7 @@ class StateActionEmbedding(nn.Module):
         self.weight = nn.Parameter(0.02 * torch.randn(num_actions, state_dim + 1, width))
 
     def forward(self, states: Tensor, actions: Tensor) -> Tensor:
-        """States (..., D) and actions (...) -> (..., H)."""
+        """Embed states (..., D) and actions (...) -> (..., H)."""
         weight = self.weight[actions]
         return torch.einsum("...d,...dh->...h", states, weight[..., :-1, :]) + weight[..., -1, :]
 
@@ -304,7 +304,7 @@ class StateActionEmbedding(nn.Module):
 class BilinearEmbedding(nn.Module):
     """A continuous action in a state as a vector: linear in the state, and for each state linear in the action.
 
-    That is `StateActionEmbedding` with the action's numbers in place of one that is 1 and others that are 0.
+    That is `StateActionEmbedding` with the action's numbers in place of a one-hot vector.
     """
 
     def __init__(self, actions: ContinuousActions, state_dim: int, width: int) -> None:
@@ -313,23 +313,23 @@ class BilinearEmbedding(nn.Module):
         self.weight = nn.Parameter(0.02 * torch.randn(actions.num_q_inputs + 1, state_dim + 1, width))
 
     def forward(self, states: Tensor, actions: Tensor) -> Tensor:
-        """States (..., D) and actions (..., A) -> (..., H)."""
+        """Embed states (..., D) and actions (..., A) -> (..., H)."""
         products = _with_one(self.actions.normalise(actions))[..., :, None] * _with_one(states)[..., None, :]
         return products.flatten(-2) @ self.weight.flatten(0, 1)
 
 
 def _with_one(values: Tensor) -> Tensor:
-    """(..., D) -> (..., D + 1)."""
+    """Append a one: (..., D) -> (..., D + 1)."""
     return torch.cat([values, torch.ones_like(values[..., :1])], -1)
 
 
 def _invert(probabilities: Tensor, uniforms: NDArray) -> NDArray[np.int64]:
-    """Draws from categorical distributions (..., B) by the inverse of their cumulative function at uniforms (...)."""
+    """Draw from categorical distributions (..., B) by the inverse of their cumulative function at uniforms (...)."""
     cumulative = probabilities.cumsum(-1).numpy()
     return (cumulative <= (uniforms * cumulative[..., -1])[..., None]).sum(-1)
 
 
 def _best(actions: Tensor, scores: NDArray, count: int) -> Tensor:
-    """The actions of highest score in each row: (N, K, A), (N, K) -> (N, count, A)."""
+    """Return the actions with the highest scores in each row: (N, K, A), (N, K) -> (N, count, A)."""
     order = torch.from_numpy(np.argsort(-scores, axis=1, kind="stable")[:, :count].copy())
     return actions.gather(1, order[..., None].expand(-1, -1, actions.shape[-1]))

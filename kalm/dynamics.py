@@ -1,4 +1,4 @@
-"""What each action would lead to: the language model's own dynamics, and a plain MLP to compare it with."""
+"""What each action would lead to: the language model's own dynamics, and a plain MLP for comparison."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from llm_agents.training.loop import Batch, OptimizerSettings
 
 
 class Dynamics(Protocol):
-    """A learned model of the environment. Tensors come from the CPU and go back there, wherever the model is."""
+    """A learned model of the environment. Tensors come from the CPU and return to it, wherever the model is."""
 
     def outcomes(self, states: Tensor, actions: Tensor) -> Tensor:
-        """The next state after each of K actions: (N, D), (N, K, ...) -> (N, K, D)."""
+        """Predict the next state after each of K actions: (N, D), (N, K, ...) -> (N, K, D)."""
         ...
 
     def predict(self, states: Tensor, actions: Tensor) -> Tensor:
-        """The next state after one action each: (N, D), (N, ...) -> (N, D)."""
+        """Predict the next state after one action each: (N, D), (N, ...) -> (N, D)."""
         ...
 
 
@@ -32,7 +32,7 @@ class LMDynamics:
     """Dynamics prediction by the grounded language model, for many actions of a state in one packed forward.
 
     Args:
-        chunk: actions in one forward; a few thousand positions suit a CPU's cache.
+        chunk: the number of actions in one forward; a few thousand positions suit a CPU's cache.
     """
 
     def __init__(self, model: TrajectoryLM, chunk: int = 2560) -> None:
@@ -63,7 +63,7 @@ class MLPDynamicsSettings(OptimizerSettings):
 class MLPDynamics(nn.Module):
     """The same prediction by a multi-layer perceptron: the ablation that shows what the language model adds.
 
-    It sees an action as the language model's adapter does. It stays on the CPU, for which it is small enough.
+    It sees an action as the language model's adapter does. It is small enough to stay on the CPU.
     """
 
     state_mean: Tensor
@@ -87,7 +87,10 @@ class MLPDynamics(nn.Module):
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Squared error of the change, in units of its deviation; states and next_states (N, D), actions (N, ...)."""
+        """Return the squared error of the change, in units of its deviation.
+
+        The batch has states and next_states (N, D) and actions (N, ...).
+        """
         target = (batch["next_states"] - batch["states"]) / self.step_std
         loss = F.mse_loss(self._scaled_change(batch["states"], batch["actions"]), target)
         return loss, {}
@@ -107,6 +110,6 @@ class MLPDynamics(nn.Module):
 
 
 def transition_batch(transitions: Transitions, batch_size: int, seed: int, step: int) -> Batch:
-    """A batch of single transitions, a function of the step."""
+    """Draw a batch of single transitions, which depends only on seed and step."""
     rng = stream(seed, "mlp_dynamics/batch", step)
     return transitions.take(torch.from_numpy(rng.integers(len(transitions.states), size=batch_size)))._asdict()

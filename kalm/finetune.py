@@ -37,7 +37,7 @@ from llm_agents.models.text_encoder import PackedFeatures, TextEncoder
 from llm_agents.registry.environments import make_environment
 from llm_agents.registry.recipes import Recipe, References
 from llm_agents.rollouts.panels import Column
-from llm_agents.rollouts.rollout import Agent
+from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.runtime.config import Settings, parse_config
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
@@ -129,7 +129,7 @@ class FinetuneRecipe(Recipe):
     def references(self, run: Run) -> References:
         return References(START, "expert")
 
-    def load_agent(self, run: Run, name: str) -> Agent:
+    def load_agent(self, run: Run, name: str) -> AnyAgent:
         if name not in self.agent_names(run):
             raise UserError(unknown("agent", name, self.agent_names(run)))
         config = parse_config(FinetuneConfig, run.config, str(run.folder))

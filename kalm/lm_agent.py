@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from kalm.trajectory_lm import TrajectoryLM
-from llm_agents.rollouts.rollout import ActionOutput, RunningEpisode
+from llm_agents.rollouts.observation import AgentObservation
+from llm_agents.rollouts.rollout import ActionOutput
 
 
 class TrajectoryLMAgent:
@@ -25,8 +26,14 @@ class TrajectoryLMAgent:
         self._temperature = temperature
 
     @torch.inference_mode()
-    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
-        states = torch.stack([torch.from_numpy(episode.state) for episode in episodes]).to(self._model.device)
-        logits = self._model.first_action_logits([episode.instruction for episode in episodes], states).cpu()
-        actions = self._model.actions.decide(logits, [episode.rng for episode in episodes], self._temperature)
+    def act(self, observations: Sequence[AgentObservation]) -> list[ActionOutput]:
+        states = torch.stack([torch.from_numpy(observation.state) for observation in observations]).to(
+            self._model.device
+        )
+        logits = self._model.first_action_logits(
+            [observation.instruction for observation in observations], states
+        ).cpu()
+        actions = self._model.actions.decide(
+            logits, [observation.rng for observation in observations], self._temperature
+        )
         return [ActionOutput(action) for action in actions]

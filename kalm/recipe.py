@@ -17,7 +17,7 @@ from llm_agents.evaluation.evaluate import evaluate_agents
 from llm_agents.registry.environments import make_environment
 from llm_agents.registry.recipes import Recipe, References
 from llm_agents.rollouts.panels import Column
-from llm_agents.rollouts.rollout import Agent
+from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
 
@@ -55,7 +55,7 @@ class KalmRecipe(Recipe):
     def references(self, run: Run) -> References:
         return References(BASELINE, ORACLE)
 
-    def load_agent(self, run: Run, name: str) -> Agent:
+    def load_agent(self, run: Run, name: str) -> AnyAgent:
         config = KalmConfig.model_validate(run.config)
         if name not in self.agent_names(run):
             raise UserError(unknown("agent", name, self.agent_names(run)))

@@ -32,7 +32,7 @@ from llm_agents.models.tiny import TinySettings
 from llm_agents.registry.environments import make_environment
 from llm_agents.rollouts.collect import collect
 from llm_agents.rollouts.panels import Column, Panel, make_panel
-from llm_agents.rollouts.rollout import Agent
+from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.devices import describe_device, find_device, to_device
 from llm_agents.runtime.errors import UserError
@@ -267,7 +267,7 @@ class Stages:
         load_weights(algorithm, self.run, _policy_name(name, fraction))
         return PolicyAgent(algorithm, self.encoder, self.config.policy.temperature)
 
-    def _collect(self, name: str, specs: list[EpisodeSpec], make_agent: Callable[[LanguageTask], Agent]) -> None:
+    def _collect(self, name: str, specs: list[EpisodeSpec], make_agent: Callable[[LanguageTask], AnyAgent]) -> None:
         collect(self.make_env, make_agent, specs, self.run.episodes(name), name, self.config.num_workers)
 
     def _cases(self, split: Split) -> list[EpisodeSpec]:
@@ -388,7 +388,7 @@ class Stages:
             rates[fraction] = evaluate_agent(agent, self.make_env, panel).rate.value
         chosen = max(fraction for fraction, rate in rates.items() if rate >= max(rates.values()) - TOLERANCE)
         table = {str(fraction): {"fraction": fraction, "train_success": rate} for fraction, rate in rates.items()}
-        return {**table, "chosen": {"share": chosen, "train_success": rates[chosen]}}
+        return {**table, "chosen": {"fraction": chosen, "train_success": rates[chosen]}}
 
     def _in_processes(self, title: str, names: list[str]) -> None:
         """Several trainings at a time, each in a process of its own."""
@@ -407,11 +407,11 @@ class ExpertMaker:
     def __init__(self, random_fraction: float) -> None:
         self.random_fraction = random_fraction
 
-    def __call__(self, task: LanguageTask) -> Agent:
+    def __call__(self, task: LanguageTask) -> AnyAgent:
         return NoisyAgent(ExpertAgent(task), self.random_fraction) if self.random_fraction else ExpertAgent(task)
 
 
-def _make_random(task: LanguageTask) -> Agent:
+def _make_random(task: LanguageTask) -> AnyAgent:
     return RandomAgent()
 
 

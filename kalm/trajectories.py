@@ -38,7 +38,7 @@ class Trajectories:
         """Pad the episodes to the longest.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are no episodes.
         """
         if not episodes:
             raise ValueError("no episodes to learn from")
@@ -67,16 +67,16 @@ class Trajectories:
         return len(self.episodes)
 
     def transitions(self) -> tuple[Tensor, Tensor]:
-        """Every (episode, step) there is, as two index tensors (M,), by episode and then by step."""
+        """Return every (episode, step) as two index tensors (M,), by episode and then by step."""
         steps = torch.arange(self.actions.shape[1])
         rows, columns = (steps < self.lengths[:, None]).nonzero(as_tuple=True)
         return rows, columns
 
     def window(self, rows: Tensor, begins: Tensor, max_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Pieces of episodes: from step ``begins`` (M,) of episodes ``rows`` (M,), at most ``max_steps`` long.
+        """Cut out pieces of episodes: from step ``begins`` (M,) of episodes ``rows`` (M,), at most ``max_steps`` long.
 
         Returns:
-            States (M, W + 1, D), actions (M, W, ...) and lengths (M,), with W the longest piece.
+            States (M, W + 1, D), actions (M, W, ...) and lengths (M,), where W is the longest piece.
         """
         lengths = (self.lengths[rows] - begins).clamp_max(max_steps)
         width = int(lengths.max())
@@ -95,7 +95,7 @@ class Transitions(NamedTuple):
 
     @classmethod
     def of(cls, *sources: Trajectories) -> Transitions:
-        """Every transition of some trajectories."""
+        """Collect every transition of some trajectories."""
         parts = []
         for source in sources:
             rows, steps = source.transitions()
@@ -103,5 +103,5 @@ class Transitions(NamedTuple):
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def take(self, index: Tensor) -> Transitions:
-        """Those at an index (K,)."""
+        """Select the transitions at an index (K,)."""
         return Transitions(*(column[index] for column in self))

@@ -1,6 +1,6 @@
 """Is an imagined rollout plausible, and did it reach its goal?
 
-Verifying is easier than generating: an imagined rollout is judged by the environment's own predicates, as a real one.
+Verifying is easier than generating: an imagined rollout is judged by the environment's own predicates, like a real one.
 `replay` then asks the environment itself, on a sample, how far such verdicts can be trusted.
 """
 
@@ -25,7 +25,7 @@ from llm_agents.runtime.errors import UserError
 
 
 class VerificationSettings(Settings):
-    """When an imagined rollout is kept, and when imagination as a whole is trusted."""
+    """When an imagined rollout is accepted, and when imagination as a whole is trusted."""
 
     max_disagreement: float = Field(0.1, gt=0)
     """Largest difference between an imagined state and the model's own prediction of it, in any number of the state."""
@@ -40,7 +40,7 @@ class VerificationSettings(Settings):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What verification says of N imagined rollouts, each (N,) bool."""
+    """The result of verifying N imagined rollouts, each (N,) bool."""
 
     plausible: NDArray[np.bool_]
     consistent: NDArray[np.bool_]
@@ -59,11 +59,11 @@ def verify(
     step_std: Tensor,
     settings: VerificationSettings,
 ) -> Verdict:
-    """Judge imagined rollouts; nothing here looks at the environment.
+    """Judge imagined rollouts, without looking at the environment.
 
     - plausible: ``task.plausible`` for every transition (bounds, step sizes, nothing inside another thing);
-    - consistent: every state is near what ``dynamics`` predicts from its predecessor, as the nearest state that can
-      exist (``task.project``);
+    - consistent: every state is near what ``dynamics`` predicts from its predecessor, projected to the nearest state
+      that can exist (``task.project``);
     - success: ``task.achieved`` in the last state.
 
     Args:
@@ -85,20 +85,20 @@ def verify(
 
 
 def _succeeds(task: LanguageTask, episode: Episode) -> bool:
-    """Whether the goal holds in the last state, whatever the rollout says of itself."""
+    """Return whether the goal holds in the last state, whatever the rollout itself says."""
     goal = task.goal_set.find(episode.goal_id, episode.split)
     return bool(task.achieved(goal, episode.states[-1:], episode.states[:1])[0])
 
 
 def _all_steps(good: NDArray[np.bool_], rows: NDArray, count: int) -> NDArray[np.bool_]:
-    """Whether all of a rollout's transitions are good."""
+    """Return whether all of a rollout's transitions are good."""
     bad = np.zeros(count, bool)
     bad[rows[~good]] = True
     return ~bad
 
 
 def first_accepted(episodes: Sequence[Episode], verdict: Verdict) -> list[Episode]:
-    """The first rollout of each case that passed verification."""
+    """Return the first rollout of each episode spec that passed verification."""
     found: dict[tuple, Episode] = {}
     for episode, accepted in zip(episodes, verdict.accepted, strict=True):
         if accepted:
@@ -108,7 +108,7 @@ def first_accepted(episodes: Sequence[Episode], verdict: Verdict) -> list[Episod
 
 @dataclass(frozen=True)
 class Replay:
-    """What the environment made of a rollout's actions.
+    """The outcome of a rollout's actions in the environment.
 
     Attributes:
         success: whether the goal was reached at any step.
@@ -120,7 +120,7 @@ class Replay:
 
 
 def replay(make_env: Callable[[], LanguageEnv], episodes: Sequence[Episode]) -> list[Replay]:
-    """Take the actions of each rollout in the environment, open loop, from the start it was imagined from."""
+    """Replay the actions of each rollout in the environment, open loop, from the start it was imagined from."""
     env = make_env()
     replays = []
     for episode in episodes:
@@ -139,15 +139,15 @@ def replay(make_env: Callable[[], LanguageEnv], episodes: Sequence[Episode]) -> 
 
 
 def verdict_row(verdict: Verdict, sample: NDArray[np.integer], replays: Sequence[Replay]) -> dict[str, float]:
-    """What verification says of all rollouts, and how it agrees with the environment on a replayed sample.
+    """Summarise what verification says of all rollouts, and how it agrees with the environment on a replayed sample.
 
     Args:
         sample: the indices of the replayed rollouts.
         replays: their replays, in the same order.
 
     Returns:
-        Shares between 0 and 1, ``state_error`` in units of the state. ``tpr`` and ``fpr``: how many of the rollouts
-        that succeed (fail) in the environment are kept; nan where there are none.
+        Fractions between 0 and 1, and ``state_error`` in units of the state. ``tpr`` and ``fpr``: the fraction of the
+        rollouts that succeed (fail) in the environment which are accepted; nan if there are none.
     """
     real = np.array([replay.success for replay in replays])
     accepted = verdict.accepted[sample]
@@ -174,7 +174,7 @@ def quality_gate(method: str, replay_success: float, settings: VerificationSetti
     """Refuse to train a policy on imagination that the environment does not confirm.
 
     Args:
-        replay_success: of rollouts imagined for training goals.
+        replay_success: the success of rollouts imagined for training goals.
 
     Raises:
         UserError: it is less than ``min_replay_success``.

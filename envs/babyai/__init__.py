@@ -13,16 +13,16 @@ def make_text(
     render_mode: str | None = None,
     horizon: int | None = None,
 ) -> LanguageEnv:
-    """The environment behind ``gymnasium.make("envs:BabyAIText-v0")``: a level of BabyAI as text.
+    """Create the environment of ``gymnasium.make("envs:BabyAIText-v0")``: a level of BabyAI as text.
 
     Args:
         level: ``mixed``, the suite of GLAM; one of its families ``goto``, ``pickup``, ``putnext``, ``open`` and
             ``sequence``; or any registered level, such as ``BabyAI-GoToLocal-v0``.
-        partial: whether the agent sees what is before it, seven by seven cells up to walls and shut doors, as in
-            published results; otherwise the whole grid.
-        split: where goals are drawn from when ``reset`` names none.
+        partial: whether the agent sees only what is in front of it, seven by seven cells up to walls and closed doors,
+            as in published results; otherwise it sees the whole grid.
+        split: the split that goals are drawn from when ``reset`` names none.
         render_mode: ``rgb_array`` or None.
-        horizon: steps after which an episode is truncated; by default the goal's own.
+        horizon: the number of steps after which an episode is truncated; by default the goal's own.
 
     Raises:
         ValueError: an unknown level, split or render mode, or a horizon below 1.
@@ -44,7 +44,7 @@ def make_text(
 
 
 def make_room(split: Split = "train", render_mode: str | None = None) -> LanguageEnv:
-    """The environment behind ``gymnasium.make("envs:BabyAIRoom-v0")``: one room, seen whole."""
+    """Create the environment of ``gymnasium.make("envs:BabyAIRoom-v0")``: one room, fully observed."""
     from envs.babyai.room_env import RoomEnv
     from envs.babyai.room_task import BabyAIRoomTask
 

@@ -1,4 +1,4 @@
-"""minigrid's bot for BabyAI as an expert: watched, and clear about what it cannot do."""
+"""minigrid's bot for BabyAI as an expert: supervised, and explicit about what it cannot do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from envs.babyai.levels import level_ids
 from envs.babyai.text_env import TURN_LEFT, BabyAITextEnv
 from envs.language import LanguageEnv
 
-MAX_REVISIONS = 500  # of the plan before one decision; the most in a solved episode of any level was 8
+MAX_REVISIONS = 500  # of the plan for one decision; the most in a solved episode of any level was 8
 # Levels that the bot cannot solve, and why.
 UNSUPPORTED = {
     "BabyAI-KeyInBox-v0": "it never looks for a key inside a box",
@@ -23,7 +23,7 @@ UNSUPPORTED = {
     "BabyAI-OpenDoorsOrderN2Debug-v0": "it opens doors in an order that the strict verifier calls a failure",
     "BabyAI-OpenDoorsOrderN4Debug-v0": "it opens doors in an order that the strict verifier calls a failure",
 }
-# Levels that it solves from most starts, and revises its plan for ever from others: those raise.
+# Levels that it solves from most starts. From the others, it revises its plan forever, and the expert raises.
 UNRELIABLE = ("BabyAI-UnlockToUnlock-v0",)
 
 
@@ -32,18 +32,18 @@ class ExpertError(RuntimeError):
 
 
 def supported_levels() -> list[str]:
-    """The registered levels that the bot solves from every start."""
+    """Return the registered levels that the bot solves from every start."""
     return [level for level in level_ids() if level not in UNSUPPORTED and level not in UNRELIABLE]
 
 
 class BabyAIExpert:
-    """The library's bot, one for each running episode. It replans when another action than its own was taken.
+    """The library's bot, one for each running episode. It replans when an action other than its own was taken.
 
-    Where others act too, an episode can become unsolvable: a box that is opened is gone. The expert then turns on the
-    spot until the episode is truncated.
+    Where others act too, an episode can become unsolvable: a box that is opened is gone. The expert then turns in
+    place until the episode is truncated.
 
     Args:
-        level_id: a level it is to solve.
+        level_id: the level to solve.
 
     Raises:
         ExpertError: it cannot solve the level; from ``act``, it cannot solve it from this start.
@@ -73,12 +73,12 @@ class BabyAIExpert:
 
 @dataclass
 class _Pilot:
-    """A bot in an episode.
+    """A bot in one episode.
 
     Attributes:
-        start_state: the episode's, by identity: each reset makes a new one.
-        num_steps: of the episode when it decided last.
-        suggested: what it decided.
+        start_state: the episode's start state, compared by identity: each reset makes a new one.
+        num_steps: the episode's number of steps at the bot's last decision.
+        suggested: the action it last chose.
         is_alone: whether every action so far was its own.
     """
 
@@ -89,7 +89,7 @@ class _Pilot:
     is_alone: bool = True
 
     def follows(self, env: LanguageEnv) -> bool:
-        """Whether it has seen every step of the episode up to this one."""
+        """Return whether the bot has seen every step of the episode up to this one."""
         return self.start_state is env.start_state and self.num_steps == env.num_steps - 1
 
     def decide(self, physics: BabyAITextEnv, num_steps: int) -> int:
@@ -105,7 +105,7 @@ class _Pilot:
         return self.suggested
 
     def _decide_afresh(self, physics: BabyAITextEnv) -> int:
-        """By a bot that knows nothing of what others did."""
+        """Choose an action with a new bot that knows nothing of what others did."""
         self.bot = WatchedBot(physics.level)
         try:
             return self.bot.next_action(None)
@@ -114,17 +114,17 @@ class _Pilot:
 
 
 class WatchedBot(BabyAIBot):
-    """A bot that gives up instead of revising its plan for ever, and says so instead of failing an assertion."""
+    """A bot that gives up instead of revising its plan forever, and says so instead of failing an assertion."""
 
     def __init__(self, level: Any) -> None:
         super().__init__(level)
         self.stack: _WatchedStack = _WatchedStack(self.stack)
 
     def next_action(self, taken: int | None) -> int:
-        """The action it suggests after ``taken``.
+        """Return the action it suggests after ``taken``.
 
         Raises:
-            ExpertError: it does not know any further.
+            ExpertError: it does not know how to go on.
         """
         self.stack.num_revisions = 0
         try:
@@ -137,7 +137,7 @@ class WatchedBot(BabyAIBot):
 
 
 class _WatchedStack(list):
-    """Subgoals, the last of which the bot looks at whenever it revises its plan."""
+    """A stack of subgoals; the bot reads the last one whenever it revises its plan."""
 
     num_revisions = 0
 

@@ -14,14 +14,14 @@ _EMPTY = float(OBJECT_TO_IDX["empty"])
 
 
 def describe(state: NDArray) -> str:
-    """The sentences of a state, (D,) as `envs.babyai.text_env` lays it out, in one line."""
+    """Return the sentences of a state, (D,) as laid out by `envs.babyai.text_env`, in one line."""
     return ", ".join(sentences(state)) or NOTHING
 
 
 def sentences(state: NDArray) -> list[str]:
-    """What the agent carries, walls with nothing before them ahead, left and right, then objects from left to right.
+    """Describe what the agent carries, the unobstructed walls ahead, left and right, then objects from left to right.
 
-    An imagined state may hold any numbers: they are rounded, and what is no object then is not told.
+    An imagined state may hold any numbers: they are rounded, and what then encodes no object is left out.
     """
     numbers = np.rint(state[: IMAGE_SIZE + 3]).tolist()
     kinds = numbers[0:IMAGE_SIZE:3]
@@ -39,7 +39,7 @@ def sentences(state: NDArray) -> list[str]:
 
 
 def _wall(kinds: list[float], cells: tuple[int, ...]) -> list[str]:
-    """The sentence about the wall along a line of sight, if it is the first thing there."""
+    """Return the sentence about the wall along a line of sight, if it is the first thing there."""
     for cell in cells:
         if kinds[cell] == _WALL:
             return [f"You see a wall {_PLACES[cell]}"]
@@ -49,7 +49,7 @@ def _wall(kinds: list[float], cells: tuple[int, ...]) -> list[str]:
 
 
 def steps(count: int, where: str) -> str:
-    """Such as "2 steps left"."""
+    """Write a distance in words, such as "2 steps left"."""
     return f"{count} step{'s' if count > 1 else ''} {where}"
 
 
@@ -66,7 +66,7 @@ _LEFT = tuple(column * SIZE + AGENT[1] for column in reversed(range(AGENT[0])))
 _RIGHT = tuple(column * SIZE + AGENT[1] for column in range(AGENT[0] + 1, SIZE))
 _LINES = (_AHEAD, _LEFT, _RIGHT)
 
-# What is said of an object in hand, by type and colour, and of a thing in a cell, by type, colour and state.
+# The sentences for a carried object, by type and colour, and for a thing in a cell, by type, colour and state.
 CARRIED: dict[tuple[float, float], str] = {
     (OBJECT_TO_IDX[kind], number): f"You carry a {colour} {kind}"
     for kind in ("key", "ball", "box")

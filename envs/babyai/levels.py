@@ -1,4 +1,4 @@
-"""The levels of BabyAI, without what minigrid spends its time on and nothing here needs."""
+"""The levels of BabyAI, without the slow parts of minigrid that nothing here needs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class UnknownLevel(ValueError):
 
 
 def level_ids() -> list[str]:
-    """The ids of all registered BabyAI levels."""
+    """Return the ids of all registered BabyAI levels."""
     import minigrid  # noqa: F401 (registers them)
 
     return [name for name in gymnasium.registry if name.startswith("BabyAI-")]
 
 
 def make_level(level_id: str) -> Any:
-    """A registered level that draws as minigrid's does, without making images or printing.
+    """Create a registered level that draws as minigrid's does, without making images or printing.
 
     Raises:
         UnknownLevel: no BabyAI level is registered under this id.
@@ -47,14 +47,14 @@ def make_level(level_id: str) -> Any:
 
 @lru_cache(maxsize=256)
 def lean(level_class: type[RoomGridLevel]) -> Any:
-    """A level class without the costs of minigrid's."""
+    """Derive a level class without minigrid's overhead."""
     return type(level_class.__name__, (_LeanLevel, level_class), {})
 
 
 class _LeanLevel(RoomGridLevel):
-    """A level that makes no images, prints nothing at reset, and looks only where something may have changed.
+    """A level that makes no images, prints nothing at reset, and checks only where something may have changed.
 
-    It draws the same levels as minigrid from the same seeds, and its verifier comes to the same verdicts.
+    It draws the same levels as minigrid from the same seeds, and its verifier reaches the same verdicts.
     """
 
     instrs: Any
@@ -66,16 +66,16 @@ class _LeanLevel(RoomGridLevel):
         self._tracked = tuple(desc for instr in _leaves(self.instrs) for desc in _descriptions(instr))
         for desc in self._tracked:
             for thing, place in zip(desc.obj_set, desc.obj_poss, strict=True):
-                thing.cur_pos = place  # walls, which "the grey object" means too, do not know theirs
+                thing.cur_pos = place  # "the grey object" also means walls, which do not know their place
         self._find_destinations()
         return result
 
     def step(self, action: Any) -> Any:
-        """As in RoomGridLevel, with reward 1 for success."""
+        """Step as in RoomGridLevel, with reward 1 for success."""
         result = MiniGridEnv.step(self, action)
         if action == Actions.drop:
             self.update_objs_poss()
-        # A turn or a step can only fulfil "go to". The first verdict also takes note of what is carried from the start.
+        # A turn or a step can only fulfil "go to". The first verdict also records what is carried from the start.
         if action <= Actions.forward and self.front_pos not in self._destinations and self.step_count > 1:
             return result
         status = self.instrs.verify(action)
@@ -102,7 +102,7 @@ class _LeanLevel(RoomGridLevel):
         self.surface = self.mission = self.instrs.surface(self)
 
     def check_objs_reachable(self, raise_exc: bool = True) -> bool:
-        """As in RoomGridLevel, with cells as numbers: every object has to be next to where the agent can walk."""
+        """Check that every object is next to where the agent can walk, as RoomGridLevel does, with cells as numbers."""
         kinds, width = [thing.type if thing else None for thing in self.grid.grid], self.grid.width
         x, y = self.agent_pos
         reached, waiting = set(), [int(y) * width + int(x)]
@@ -120,7 +120,7 @@ class _LeanLevel(RoomGridLevel):
         return False
 
     def update_objs_poss(self, instr: Instr | None = None) -> None:
-        """As in RoomGridLevel, which scans the whole grid for each description whenever the agent drops something."""
+        """Update the positions without RoomGridLevel's scan of the whole grid for each description and each drop."""
         for desc in self._tracked:
             # Sorted as a scan would find them, since the bot chooses the first of the nearest.
             desc.obj_poss = sorted(tuple(thing.cur_pos) for thing in desc.obj_set if self._holds(thing))

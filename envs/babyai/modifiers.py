@@ -1,7 +1,7 @@
-"""Ways to say a BabyAI mission in other words, as GLAM tests generalisation (Carta et al., 2023, section 5).
+"""Ways to rephrase a BabyAI mission, as GLAM tests generalisation (Carta et al., 2023, section 5).
 
-A modifier takes a mission in BabyAI's own words and gives it in words that no such mission holds. Invented words are
-explained, since only the goal is reworded: what the agent sees is still told in BabyAI's words.
+A modifier takes a mission in BabyAI's own words and rewrites it with words that no such mission contains. Invented
+words are explained, since only the goal is reworded: observations still use BabyAI's words.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ MODIFIERS: dict[str, Modifier] = {
     "duty": _frame("what must be done here: you have to "),
     "dialogue": _frame("hello robot, are you listening? good! please ", ", thank you"),
 }
-# Several modifiers at once: known words, and words that nobody knows.
+# Several modifiers at once: with known words, and with invented words.
 COMPOSED = ("nouns+colours", "actions+nouns", "colours+actions", "nouns+wish")
 INVENTED = ("invented_nouns", "invented_colours+invented_nouns", "actions+invented_nouns")
-# What is said where a modifier finds nothing to change: colours in "open the door".
+# Applied where a modifier finds nothing to change, such as colours in "open the door".
 _OTHERWISE = "wish"
 
 _MARKS: dict[str, frozenset[str]] = {
@@ -84,7 +84,7 @@ _MARKS: dict[str, frozenset[str]] = {
 
 
 def modify(mission: str, names: str) -> str:
-    """A mission under modifiers, several joined by ``+`` and applied in this order.
+    """Apply modifiers to a mission; several are joined by ``+`` and applied in this order.
 
     >>> modify("go to the red ball", "nouns+colours")
     'go to the vermilion sphere'
@@ -96,8 +96,9 @@ def modify(mission: str, names: str) -> str:
 
 
 def modifiers_of(instruction: str) -> str:
-    """Which modifiers an instruction came from, joined by ``+`` in the order of `MODIFIERS`; empty for BabyAI's own
-    words. So an evaluation can be split by modifier.
+    """Return the modifiers of an instruction, joined by ``+`` in the order of `MODIFIERS`; none for BabyAI's own words.
+
+    With it, an evaluation can be split by modifier.
 
     >>> modifiers_of("go to the vermilion sphere")
     'nouns+colours'

@@ -32,14 +32,14 @@ RESET_OPTIONS = ("objects", "door", "door_states", "key_in_hand")
 
 
 class SealedBox(Box):
-    """A box that cannot be opened: minigrid's vanishes when it is toggled empty."""
+    """A box that cannot be opened: minigrid's own vanishes when it is toggled while empty."""
 
     def toggle(self, env: MiniGridEnv, pos: tuple[int, int]) -> bool:
         return False
 
 
 class Doorway(Door):
-    """A door that nobody walks through: behind it the grid ends."""
+    """A door that nobody walks through, since the grid ends there."""
 
     def can_overlap(self) -> bool:
         return False
@@ -49,13 +49,13 @@ _CLASSES = {"ball": Ball, "box": SealedBox, "key": Key}
 
 
 class RoomEnv(MiniGridEnv):
-    """An 8x8 room, walls included, seen whole.
+    """An 8x8 room, walls included, fully observed.
 
-    State: float32 (69,), see `envs.babyai.room_state`. Action: the native seven of minigrid; ``done`` does nothing.
-    A step is minigrid's own; its image, nine tenths of the time a step takes, is never made.
+    State: float32 (69,), see `envs.babyai.room_state`. Action: minigrid's seven native ones; ``done`` does nothing.
+    A step is minigrid's own, without the image, which would take nine tenths of its time.
 
-    ``reset`` takes the options ``objects`` (kinds that must be there, as (colour, type)), ``door`` (its colour),
-    ``door_states`` (of which one is drawn; all three by default) and ``key_in_hand`` (whether the agent begins with
+    ``reset`` takes the options ``objects`` (kinds that must be present, as (colour, type)), ``door`` (its colour),
+    ``door_states`` (one of them is drawn; all three by default) and ``key_in_hand`` (whether the agent begins with
     the key in hand if the door is locked). The key of a locked door is always in the room.
     """
 
@@ -79,7 +79,7 @@ class RoomEnv(MiniGridEnv):
         """Furnish the room.
 
         Raises:
-            ValueError: an unknown option, or more objects than there is place for.
+            ValueError: an unknown option, or more objects than fit.
         """
         self._options = dict(options or {})
         for name in self._options:
@@ -92,7 +92,7 @@ class RoomEnv(MiniGridEnv):
         return self.gen_obs(), info
 
     def gen_obs(self) -> NDArray[np.float32]:
-        """The state vector, where minigrid makes an image."""
+        """Return the state vector, where minigrid makes an image."""
         held = [index for index, thing in enumerate(self.objects) if thing is self.carrying]
         cells = [self.agent_pos if thing is self.carrying else thing.cur_pos for thing in self.objects]
         state = "open" if self.door.is_open else "locked" if self.door.is_locked else "closed"
@@ -110,7 +110,7 @@ class RoomEnv(MiniGridEnv):
         )
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The room from above, (H, W, 3)."""
+        """Draw the room from above, (H, W, 3)."""
         return draw(self.gen_obs()) if self.render_mode == "rgb_array" else None
 
     def _gen_grid(self, width: int, height: int) -> None:
@@ -127,7 +127,7 @@ class RoomEnv(MiniGridEnv):
             self.put_obj(thing, *places.pop())
 
     def _hang_door(self, rng: np.random.Generator) -> tuple[int, int]:
-        """Put a door into one of the walls; the cell before it."""
+        """Put a door into one of the walls and return the cell in front of it."""
         colour = self._options.get("door") or COLOURS[rng.integers(len(COLOURS))]
         states = self._options.get("door_states") or DOOR_STATES
         state = states[rng.integers(len(states))]
@@ -140,7 +140,7 @@ class RoomEnv(MiniGridEnv):
         return threshold
 
     def _draw_kinds(self, rng: np.random.Generator) -> list[int]:
-        """The objects that must be there and some others, each kind once, in random order."""
+        """Draw the required objects and some others, each kind once, in random order."""
         wanted: list[Kind] = list(self._options.get("objects", ()))
         if self.door.is_locked and (self.door.color, "key") not in wanted:
             wanted.append((self.door.color, "key"))

@@ -15,10 +15,10 @@ LEFT, RIGHT, FORWARD, PICK_UP, DROP, TOGGLE = range(6)
 
 
 class RoomExpert:
-    """Takes the action after which the goal is fewest actions away.
+    """Takes the action after which the goal is the fewest actions away.
 
-    Where none brings it nearer, which happens only after random actions, one that keeps it as near is drawn from the
-    episode's seed and step.
+    If no action brings it closer, which happens only after random actions, one that keeps it as close is drawn from
+    the episode's seed and step.
     """
 
     def act(self, envs: Sequence[LanguageEnv]) -> list[int]:
@@ -36,7 +36,7 @@ def _choose(env: LanguageEnv) -> int:
 
 
 def outcome(scene: Scene, action: int) -> Scene:
-    """What minigrid makes of an action in a scene."""
+    """Return the scene after an action, as minigrid would change it."""
     heading, cell = divmod(scene.pose, 64)
     ahead = cell + CELL_STEPS[heading]
     is_free = bool(scene.free >> ahead & 1)

@@ -1,9 +1,9 @@
-"""How the goals of the room are said.
+"""How the goals of the room are phrased.
 
-Training says things in one way each: ball, box, key, door; go, walk, move; open; pick up, get; put, place; next to,
-near. No `rephrase` phrasing holds a verb, a noun or a relation of the training phrasings of its family, and half of
-them do without their colour words too. Every second phrasing is again a sample of all kinds (new verbs, complaints,
-fronted order), so that half of them can be held out.
+Training uses few words: ball, box, key, door; go, walk, move; open; pick up, get; put, place; next to, near. No
+`rephrase` phrasing contains a verb, a noun or a relation from the training phrasings of its family, and half of them
+avoid their colour words too. Every second phrasing is again a sample of all kinds (new verbs, complaints, fronted
+order), so half of them can be held out.
 """
 
 from __future__ import annotations
@@ -125,57 +125,57 @@ _PUT_NEW = (
 
 
 def goto(x: Kind) -> tuple[str, ...]:
-    """The 21 training phrasings of "face this object from the next cell"."""
+    """Return the 21 training phrasings of "face this object from the next cell"."""
     return _say(_GO, x=_plain(x))
 
 
 def open_door(colour: str) -> tuple[str, ...]:
-    """The 21 training phrasings of "open the door"."""
+    """Return the 21 training phrasings of "open the door"."""
     return _say(_OPEN, d=colour)
 
 
 def pickup(x: Kind) -> tuple[str, ...]:
-    """The 21 training phrasings of "carry this object"."""
+    """Return the 21 training phrasings of "carry this object"."""
     return _say(_PICK_UP, x=_plain(x))
 
 
 def putnext(x: Kind, y: Kind) -> tuple[str, ...]:
-    """The 21 training phrasings of "these two lie next to each other"."""
+    """Return the 21 training phrasings of "these two lie next to each other"."""
     return _say(_PUT, x=_plain(x), y=_plain(y))
 
 
 def goto_rephrase(x: Kind) -> tuple[str, ...]:
-    """The 20 held-out phrasings of `goto`."""
+    """Return the 20 held-out phrasings of `goto`."""
     return tuple(f.format(x=_renamed(x, i)) for i, f in enumerate(_GO_NEW))
 
 
 def open_rephrase(colour: str) -> tuple[str, ...]:
-    """The 20 held-out phrasings of `open_door`."""
+    """Return the 20 held-out phrasings of `open_door`."""
     return tuple(f.format(d=_renamed((colour, "door"), i)) for i, f in enumerate(_OPEN_NEW))
 
 
 def pickup_rephrase(x: Kind) -> tuple[str, ...]:
-    """The 20 held-out phrasings of `pickup`."""
+    """Return the 20 held-out phrasings of `pickup`."""
     return tuple(f.format(x=_renamed(x, i)) for i, f in enumerate(_PICK_UP_NEW))
 
 
 def putnext_rephrase(x: Kind, y: Kind) -> tuple[str, ...]:
-    """The 20 held-out phrasings of `putnext`."""
+    """Return the 20 held-out phrasings of `putnext`."""
     return tuple(f.format(x=_renamed(x, i), y=_renamed(y, i)) for i, f in enumerate(_PUT_NEW))
 
 
 def open_then_goto(colour: str, x: Kind) -> tuple[str, ...]:
-    """Eight phrasings of "the door is open, and the agent faces this object"."""
+    """Return eight phrasings of "the door is open, and the agent faces this object"."""
     return _open_then(colour, _plain(x), ("go to", "walk over to", "move up to", "face"))
 
 
 def open_then_pickup(colour: str, x: Kind) -> tuple[str, ...]:
-    """Eight phrasings of "the door is open, and the agent carries this object"."""
+    """Return eight phrasings of "the door is open, and the agent carries this object"."""
     return _open_then(colour, _plain(x), ("pick up", "get hold of", "lift", "take"))
 
 
 def wall(side: str) -> tuple[str, ...]:
-    """Twelve phrasings of "stand next to this wall"."""
+    """Return twelve phrasings of "stand next to this wall"."""
     frames = ("go to the {} wall", "walk up to the {} wall", "stand next to the {} wall", "move to the {} side",
               "go to the {} edge of the room", "stand at the {} end of the room")  # fmt: skip
     return tuple(p.format(f.format(side)) for f, p in product(frames, ("{}", "please {}")))
@@ -198,7 +198,7 @@ CENTRE = tuple(
 
 
 def unlock(colour: str) -> tuple[str, ...]:
-    """Eight phrasings of "open the locked door", for which its key must be fetched."""
+    """Return eight phrasings of "open the locked door", for which its key must be fetched."""
     frames = (
         "fetch the {c} key and open the locked {c} door",
         "pick up the {c} key, then unlock the {c} door with it",
@@ -213,7 +213,7 @@ def unlock(colour: str) -> tuple[str, ...]:
 
 
 def line(x: Kind, y: Kind, z: Kind) -> tuple[str, ...]:
-    """Eight phrasings of "these three lie in a row or column without gaps"."""
+    """Return eight phrasings of "these three lie in a row or column without gaps"."""
     frames = (
         "put the {x}, the {y} and the {z} in a line",
         "line up the {x}, the {y} and the {z}",
@@ -228,7 +228,7 @@ def line(x: Kind, y: Kind, z: Kind) -> tuple[str, ...]:
 
 
 def pile(x: Kind, y: Kind, z: Kind) -> tuple[str, ...]:
-    """Eight phrasings of "these three lie within a block of two by two cells"."""
+    """Return eight phrasings of "these three lie within a block of two by two cells"."""
     frames = (
         "put the {x}, the {y} and the {z} in a pile",
         "gather the {x}, the {y} and the {z} into a pile",
@@ -260,7 +260,7 @@ def _plain(kind: Kind) -> str:
 
 
 def _renamed(kind: Kind, index: int) -> str:
-    """The object under a new noun, in the phrasings 2, 3, 6, 7, ... under a new colour word as well."""
+    """Name the object with a new noun and, in the phrasings 2, 3, 6, 7, ..., with a new colour word as well."""
     colour, noun = kind
     nouns, colours = _NEW_NOUNS[noun], _NEW_COLOURS[colour]
     said = colours[index // 4 % len(colours)] if index % 4 >= 2 else colour

@@ -1,4 +1,4 @@
-"""A state of the room as a picture in minigrid's tiles, so that imagined states can be drawn as well."""
+"""Pictures of the room's states, real or imagined, in minigrid's tiles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TILE_PIXELS = 20
 
 
 def draw(state: ArrayLike, tile_pixels: int = TILE_PIXELS) -> NDArray[np.uint8]:
-    """The room nearest to a state (D,), from above: RGB (H, W, 3), north up. What is carried hangs in a corner."""
+    """Draw the room nearest to a state (D,), from above: RGB (H, W, 3), north up. What is carried is in a corner."""
     room = decode(np.asarray(state))
     grid = Grid(SIZE, SIZE)
     grid.wall_rect(0, 0, SIZE, SIZE)

@@ -1,9 +1,9 @@
 """What the goals of the room ask for: whether one is reached, and how many actions away it is.
 
-A cost is the length of a plan that is shortest by breadth-first search, obstacles included; for goals of several parts
-it is the length of the whole chain. So in every state one of the seven actions lowers it, turning included, and one
-step of lookahead is enough to follow it. Two things are only estimated: laying down what is in the way, and what is
-left once the next object of an arrangement stands.
+A cost is the length of the shortest plan by breadth-first search, obstacles included; for goals of several parts it is
+the length of the whole chain. So in every state one of the seven actions lowers it, turning included, and one step of
+lookahead is enough to follow it. Only two things are estimated: putting down what is in the way, and what remains once
+the next object of an arrangement is in place.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from envs.babyai.room_paths import FAR, INSIDE, Table, around, bits, to_act, to_
 from envs.babyai.room_state import COLOURS, KINDS, NUM_OBJECTS, SIZE, Kind, Rooms, decode
 
 LOST = 99  # the cost of a goal that cannot be reached from here, actions
-ARRANGED = 30  # at least as much as bringing one object to its place takes, actions
-DETOUR = 6  # around an object that was laid down, actions
+ARRANGED = 30  # at least what bringing one object to its place takes, actions
+DETOUR = 6  # around an object that was put down, actions
 
 OPEN, CLOSED, LOCKED = range(3)
 # The cells along each wall, and the four in the middle.
@@ -34,14 +34,14 @@ CENTRE = 0x18 << 24 | 0x18 << 32
 
 
 class Scene(NamedTuple):
-    """One room as the judges see it; cells and poses are numbered as in `envs.babyai.room_paths`.
+    """One room as the predicates see it; cells and poses are numbered as in `envs.babyai.room_paths`.
 
     Attributes:
-        pose: of the agent.
-        free: the cells in which nothing stands; the agent's counts as free.
-        cells: of the objects on the floor, by kind.
+        pose: the agent's pose.
+        free: the cells with nothing in them; the agent's own counts as free.
+        cells: the cells of the objects on the floor, by kind.
         held: the kind that is carried, or -1.
-        door: its cell.
+        door: the door's cell.
         door_colour, door_state: as in `envs.babyai.room_state`.
     """
 
@@ -61,11 +61,11 @@ class Judge:
         raise NotImplementedError
 
     def plan(self, scene: Scene) -> int:
-        """The length of the plan, `FAR` or more if there is none."""
+        """Return the length of the plan, `FAR` or more if there is none."""
         raise NotImplementedError
 
     def cost(self, scene: Scene) -> int:
-        """Actions until the goal is reached, `LOST` if it cannot be."""
+        """Count the actions until the goal is reached, `LOST` if it cannot be."""
         return 0 if self.achieved(scene) else min(self.plan(scene), LOST)
 
 
@@ -181,7 +181,7 @@ class Stand(Judge):
 
 
 class Arrange(Judge):
-    """Three objects lie on the floor in one of these shapes, in whatever order."""
+    """Three objects lie on the floor in one of these shapes, in any order."""
 
     def __init__(self, shape: str, kinds: tuple[int, ...]) -> None:
         self.shape, self.kinds = shape, kinds
@@ -209,14 +209,14 @@ class Arrange(Judge):
         return _empty_handed(scene) + min(options)
 
     def _places(self, scene: Scene, kind: int, free: int) -> tuple[int, int]:
-        """Where to put one of the three down: to finish the shape, or to leave but one object to be moved."""
+        """Return where to put down one of the three: to finish the shape, or to leave only one object to move."""
         others = [scene.cells[other] for other in self.kinds if other != kind]
         return _thirds(self.shape, *others) & free, _union(_seconds(self.shape, cell, free) for cell in others)
 
 
 @lru_cache(maxsize=4096)
 def find_predicate(goal_id: str) -> Judge:
-    """The judge of a goal."""
+    """Return the predicate of a goal."""
     family, *names = goal_id.split("/")
     if family == "wall":
         return Stand(WALLS[names[0]])
@@ -236,7 +236,7 @@ def find_predicate(goal_id: str) -> Judge:
 
 
 def find_scenes(states: NDArray) -> Iterable[Scene]:
-    """The rooms nearest to states (..., D), one by one. The latest lone states are remembered: a step asks often."""
+    """Return the rooms nearest to states (..., D), one by one. Recent single states are cached: a step asks often."""
     states = np.asarray(states, np.float32)
     return (_lone_scene(states.tobytes()),) if states.ndim == 1 else _scenes(decode(states))
 
@@ -262,7 +262,7 @@ def _number(cells: NDArray) -> NDArray:
 
 
 def pairs(names: Sequence[str]) -> tuple[Kind, ...]:
-    """The kinds in a list of colour, type, colour, type, ..."""
+    """Return the kinds in a list of colour, type, colour, type, ..."""
     return tuple((names[i], names[i + 1]) for i in range(0, len(names), 2))
 
 
@@ -271,23 +271,23 @@ def _bit(cell: int | None) -> int:
 
 
 def _lay_down(scene: Scene) -> int:
-    """Actions until what is carried lies on the floor, wherever."""
+    """Count the actions until what is carried lies on the floor, anywhere."""
     return to_face(scene.free, scene.free, then=1)[scene.pose]
 
 
 def _empty_handed(scene: Scene) -> int:
-    """An estimate of what laying down what is carried costs, the way around it included."""
+    """Estimate the actions to put down what is carried, including the way around it."""
     return 0 if scene.held < 0 else _lay_down(scene) + DETOUR
 
 
 def _bring(scene: Scene, cell: int, places: int) -> int:
-    """Actions until the object in a cell lies in one of some places."""
+    """Count the actions until the object in a cell lies in one of some places."""
     free = scene.free | 1 << cell
     return to_act(scene.free, cell, to_face(free, places & free, then=1))[scene.pose]
 
 
 def _union(masks: Iterable[int]) -> int:
-    """The union of some sets of cells."""
+    """Return the union of some sets of cells."""
     union = 0
     for mask in masks:
         union |= mask
@@ -296,7 +296,7 @@ def _union(masks: Iterable[int]) -> int:
 
 @lru_cache
 def _shapes(shape: str) -> tuple[frozenset[int], ...]:
-    """Every place of a shape in the room, as three cells: a row or column without gaps, or three of a 2x2 block."""
+    """List every place of a shape in the room as three cells: a row or column without gaps, or three of a 2x2 block."""
     inside = range(1, SIZE - 1)
     offsets = [(0, 1, 2), (0, 8, 16)] if shape == "line" else [(0, 1, 8), (0, 1, 9), (0, 8, 9), (1, 8, 9)]
     placed = [{8 * y + x + offset for offset in three} for y in inside for x in inside for three in offsets]
@@ -305,7 +305,7 @@ def _shapes(shape: str) -> tuple[frozenset[int], ...]:
 
 @lru_cache(1 << 13)
 def _thirds(shape: str, first: int, second: int) -> int:
-    """The cells that make the shape together with two others."""
+    """Return the cells that complete the shape together with two others."""
     if first == second:
         return 0
     return _union(1 << cell for cells in _shapes(shape) if {first, second} <= cells for cell in cells - {first, second})
@@ -313,5 +313,5 @@ def _thirds(shape: str, first: int, second: int) -> int:
 
 @lru_cache(1 << 15)
 def _seconds(shape: str, first: int, free: int) -> int:
-    """The free cells that with another leave a free cell to make the shape in."""
+    """Return the free cells that, with another cell, leave a free cell that completes the shape."""
     return _union(1 << cell for cell in bits(free) if _thirds(shape, first, cell) & free)

@@ -1,30 +1,31 @@
-"""The state vector of the room: what its numbers mean, and back from numbers, exact or approximate, to the room.
+"""The state vector of the room: what its numbers mean, and how to read a room from exact or approximate numbers.
 
-Positions are world coordinates in cells from the centre of the room, x to the east and y to the south, so that a cell's
+Positions are world coordinates in cells from the centre of the room, x to the east and y to the south. So a cell's
 coordinates are -2.5, -1.5, ..., 2.5 and no action changes a number by more than 1. What is carried is where the agent
 is: it moves along, and picking up or dropping moves it by one cell.
 
-What stands in the cell ahead follows from the rest, and is ignored in reading a state. It is there since small networks
-that learn dynamics from positions alone do not find out when picking up works: on 32,000 transitions, one seed, an MLP
-(256 units, 600 steps of 512) predicted 1% of the expert's pick-ups and none of the blocked steps. Told what is ahead, a
-smaller one (160 units, 800 steps of 256) predicted all of both, but what is ahead next only after four moves in five.
+What is in the cell ahead follows from the rest, and is ignored when a state is read. It is included because small
+networks that learn dynamics from positions alone do not discover when picking up works: on 32,000 transitions, one
+seed, an MLP (256 units, 600 steps of 512) predicted 1% of the expert's pick-ups and none of the blocked steps. Told
+what is ahead, a smaller one (160 units, 800 steps of 256) predicted all of both, but what is ahead next only after
+four moves in five.
 
 ===================  =====================================================================================
 numbers              meaning
 ===================  =====================================================================================
 ``x y``              the agent's position
 ``cos sin``          its heading as a unit vector: (1, 0) east, (0, 1) south, (-1, 0) west, (0, -1) north
-for each object      the objects stand in an order drawn at reset, each as
+for each object      the objects come in an order drawn at reset, each as
   ``type``             ball, box, key (one-hot)
   ``colour``           red, green, blue, purple, yellow, grey (one-hot)
   ``carried``          1 while the agent carries it
   ``x y``              its position
-  ``ahead``            1 while it is in the cell before the agent
+  ``ahead``            1 while it is in the cell in front of the agent
 ``x y``              the door's position, in the wall: one coordinate is -3.5 or 3.5
 ``colour``           the door's (one-hot)
 ``state``            open, closed, locked (one-hot)
-``ahead``            1 while it is in the cell before the agent
-``wall``             1 while the cell before the agent is of a wall
+``ahead``            1 while it is in the cell in front of the agent
+``wall``             1 while the cell in front of the agent is part of a wall
 ===================  =====================================================================================
 """
 
@@ -72,12 +73,12 @@ class Numbers(NamedTuple):
 
 
 class Rooms(NamedTuple):
-    """Rooms in whole numbers. Cells are (x, y) from the north-west corner, the walls included; all arrays are int64."""
+    """Rooms in whole numbers. Cells are (x, y) from the north-west corner, walls included; all arrays are int64."""
 
     agent: NDArray  # (..., 2)
     heading: NDArray  # (...), index into HEADINGS
     kinds: NDArray  # (..., N), index into KINDS
-    cells: NDArray  # (..., N, 2), of what is carried the agent's
+    cells: NDArray  # (..., N, 2), for what is carried the agent's cell
     carried: NDArray  # (...), index of the object that is carried, or -1
     door: NDArray  # (..., 2)
     door_colour: NDArray  # (...), index into COLOURS
@@ -85,7 +86,7 @@ class Rooms(NamedTuple):
 
 
 def split(states: NDArray) -> Numbers:
-    """The parts of state vectors (..., D).
+    """Split state vectors (..., D) into their parts.
 
     Raises:
         ValueError: the vectors have another size.
@@ -110,7 +111,7 @@ def split(states: NDArray) -> Numbers:
 
 
 def encode(rooms: Rooms) -> NDArray[np.float32]:
-    """State vectors (..., D) of rooms."""
+    """Encode rooms as state vectors (..., D)."""
     batch = rooms.heading.shape
     carried = rooms.carried[..., None] == np.arange(NUM_OBJECTS)
     front = rooms.agent + HEADING_STEPS[rooms.heading]
@@ -139,9 +140,9 @@ def encode(rooms: Rooms) -> NDArray[np.float32]:
 
 
 def decode(states: NDArray) -> Rooms:
-    """The rooms nearest to state vectors (..., D), part by part: each position in its nearest cell, and so on.
+    """Decode state vectors (..., D) to the nearest rooms, part by part: each position to its nearest cell, and so on.
 
-    Whether two things are in one cell is not looked at, see `project`.
+    Whether two things are in one cell is not checked; see `project`.
     """
     numbers = split(_finite(states))
     agent = _inside(numbers.agent)
@@ -161,10 +162,10 @@ def decode(states: NDArray) -> Rooms:
 
 
 def project(states: NDArray) -> NDArray[np.float32]:
-    """The valid state vectors nearest to approximate ones (..., D), such as a learned model's.
+    """Return the valid state vectors nearest to approximate ones (..., D), such as a learned model's.
 
-    Each part is snapped as `decode` does; an object in a cell that is taken by the agent or an object before it moves
-    to the nearest free one.
+    Each part is snapped as in `decode`; an object in a cell that the agent or an earlier object has taken moves to the
+    nearest free one.
     """
     rooms = decode(states)
     positions = split(_finite(states)).positions + _CENTRE
@@ -181,7 +182,7 @@ def project(states: NDArray) -> NDArray[np.float32]:
 
 
 def _finite(states: NDArray) -> NDArray:
-    """The same states if they are finite; else their copy with finite numbers."""
+    """Return the same states if they are finite, otherwise a copy with finite numbers."""
     states = np.asarray(states)
     return states if np.isfinite(states).all() else np.nan_to_num(states, posinf=SIZE, neginf=-SIZE)
 
@@ -195,6 +196,6 @@ def _inside(positions: NDArray) -> NDArray[np.int64]:
 
 
 def _into_wall(positions: NDArray) -> NDArray[np.int64]:
-    """The nearest cell of a wall: along the larger coordinate it is the outermost."""
+    """Return the nearest cell of a wall: along the larger coordinate it is the outermost."""
     across = np.abs(positions).argmax(-1)[..., None] == np.arange(2)
     return np.where(across, np.where(positions > 0, SIZE - 1, 0), _inside(positions))

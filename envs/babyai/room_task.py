@@ -1,4 +1,4 @@
-"""The goals of the room and the words that belong to them."""
+"""The goals of the room and their predicates, rewards and texts."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from envs.language import Expert, InvalidAction, LanguageTask
 
 ACTION_TEXTS = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle", "done")
 SUCCESS_BONUS = 10.0
-NUM_ARRANGED = 120  # lines, and piles
-# Actions after which an episode is truncated, and the least number of actions that a start is away from its goal.
+NUM_ARRANGED = 120  # lines, and as many piles
+# Actions after which an episode is truncated, and the least number of actions from a start to its goal.
 HORIZONS = {"goto": 40, "open": 40, "pickup": 40, "putnext": 64, "wall": 20, "centre": 16,
             "opengoto": 64, "openpickup": 64, "unlock": 64, "line": 96, "pile": 96}  # fmt: skip
 START_COSTS = {"goto": 4, "open": 4, "pickup": 4, "wall": 5, "centre": 5}
-# In which states the door may begin, where the goal is about it.
+# The states in which the door may begin if the goal is about it.
 DOOR_STARTS = {
     "open": ("closed", "locked"),
     "unlock": ("locked",),
     "opengoto": ("closed",),
     "openpickup": ("closed",),
 }
-TOLERANCE = 0.4  # how far a number of a plausible state may be from the valid one
+TOLERANCE = 0.4  # how far a number of a plausible state may be from that of the nearest valid one
 
 
 class BabyAIRoomTask(LanguageTask):
-    """Eleven families of goals over a room with four objects and a door, <object> being <colour>/<type>.
+    """Eleven families of goals over a room with four objects and a door, where <object> is <colour>/<type>.
 
     - train, rephrase: ``goto/<object>``: the agent faces it from the next cell; ``open/<colour>``: the door is open
       (it begins closed, or locked with its key in the agent's hand); ``pickup/<object>``: the agent carries it;
@@ -58,8 +58,8 @@ class BabyAIRoomTask(LanguageTask):
     - hard: ``unlock/<colour>``: the door, locked at first, is open; ``line/...`` and ``pile/...``: three objects lie in
       a row or column without gaps, or within a block of two by two cells.
 
-    The reward of a transition is ``cost(s) - cost(s') + 10 * achieved(s')``, the cost being the length of the shortest
-    plan known, in actions.
+    The reward of a transition is ``cost(s) - cost(s') + 10 * achieved(s')``, where the cost is the length of the
+    shortest known plan, in actions.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class BabyAIRoomTask(LanguageTask):
         return _map(find_predicate(goal.id).achieved, states, bool)
 
     def cost(self, goal: Goal, states: NDArray, start: NDArray | None = None) -> NDArray[np.floating]:
-        """How many actions each state is from the goal, (..., D) -> (...)."""
+        """Count the actions from each state to the goal, (..., D) -> (...)."""
         return _map(find_predicate(goal.id).cost, states, np.float32)
 
     def reward(
@@ -107,8 +107,11 @@ class BabyAIRoomTask(LanguageTask):
         return (cost >= START_COSTS.get(goal.family, 1)) & (cost < LOST)
 
     def plausible(self, states: NDArray, actions: NDArray, next_states: NDArray) -> NDArray[np.bool_]:
-        """Near a valid state; at most one step and a quarter turn; nothing else moves but what is carried; kinds stay;
-        a locked door opens only to its key. Approximate states are judged as the rooms nearest to them."""
+        """Return whether each next state is near a valid one and within reach of one action.
+
+        At most one step and a quarter turn; nothing moves except what is carried; kinds stay; a locked door opens only
+        with its key. Approximate states are judged as the rooms nearest to them.
+        """
         before, after = decode(states), decode(next_states)
         valid = (np.abs(np.asarray(next_states) - project(next_states)) < TOLERANCE)[..., ~DERIVED].all(-1)
         stepped = np.abs(after.agent - before.agent).sum(-1) <= 1
@@ -146,13 +149,13 @@ class BabyAIRoomTask(LanguageTask):
 
 
 def _map(judge: Callable[[Scene], Any], states: NDArray, dtype: type) -> NDArray:
-    """A judgement of each state: (..., D) -> (...)."""
+    """Apply a function of scenes to each state: (..., D) -> (...)."""
     states = np.asarray(states)
     return np.fromiter(map(judge, find_scenes(states)), dtype, states[..., 0].size).reshape(states.shape[:-1])
 
 
 def _unlocked_by_key(before: Rooms, after: Rooms) -> NDArray[np.bool_]:
-    """Whether the lock of the door is as it was, or was opened by the key in the agent's hand."""
+    """Return whether the door's lock is unchanged, or was opened by the key in the agent's hand."""
     locked = DOOR_STATES.index("locked")
     was, is_now = before.door_state == locked, after.door_state == locked
     kind = np.take_along_axis(before.kinds, np.maximum(before.carried, 0)[..., None], -1)[..., 0]
@@ -169,7 +172,7 @@ def _place(cell: int) -> str:
 
 
 def _offset(here: int, there: int) -> str:
-    """Where a cell is from another, such as "2 steps east and 1 step north of you"."""
+    """Say where a cell is from another, such as "2 steps east and 1 step north of you"."""
     east, south = there % SIZE - here % SIZE, there // SIZE - here // SIZE
     parts = [_steps(east, "east", "west"), _steps(south, "south", "north")]
     return " and ".join(part for part in parts if part) + " of you"
@@ -211,14 +214,14 @@ def _goals() -> Iterator[Goal]:
 
 
 def _both(family: str, names: tuple[str, ...], train: tuple[str, ...], rephrase: tuple[str, ...]) -> Iterator[Goal]:
-    """A goal of the splits train and rephrase."""
+    """Yield a goal for each of the splits train and rephrase."""
     splits: tuple[tuple[Split, tuple[str, ...]], ...] = (("train", train), ("rephrase", rephrase))
     for split_, said in splits:
         yield Goal("/".join((family, *names)), family, split_, said)
 
 
 def _triples(seed: int) -> list[tuple[Kind, ...]]:
-    """A fixed sample of three different objects."""
+    """Draw a fixed sample of triples of different objects."""
     every = list(combinations(KINDS, 3))
     chosen = np.random.default_rng(seed).choice(len(every), NUM_ARRANGED, replace=False)
     return [every[index] for index in chosen]

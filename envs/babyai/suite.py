@@ -1,4 +1,4 @@
-"""The mixed suite of GLAM (Carta et al., 2023): five families of tasks in an 8x8 room, with pairs held out."""
+"""The mixed suite of GLAM (Carta et al., 2023): five families of tasks in an 8x8 room, with held-out pairs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ COMPOSITIONS = {
     "pickup_open": ("pickup", "open"),
     "putnext_goto": ("putnext", "goto"),
 }
-# Which compositions are the hard goals of a family on its own.
+# The compositions that are the hard goals of a family on its own.
 _HARD_FOR = {
     "goto": ("putnext_goto",),
     "pickup": ("pickup_pickup", "pickup_open"),
@@ -67,7 +67,7 @@ HORIZONS |= dict.fromkeys(COMPOSITIONS, 192)
 
 
 class SuiteLevel(RoomGridLevel):
-    """An 8x8 room with what the mission names, eight distractors that it does not name, and the agent.
+    """An 8x8 room with the things that the mission names, eight distractors that it does not name, and the agent.
 
     Missions that open a door have a second room behind it; the door is locked and its key lies in the first room.
     Set ``clauses`` before ``reset``.
@@ -104,7 +104,7 @@ def _instruction(clause: Clause) -> ActionInstr:
 
 
 class SuiteEnv(BabyAITextEnv):
-    """The levels of the suite. ``reset(options={"goal": id})`` says which mission to make one for."""
+    """The levels of the suite. ``reset(options={"goal": id})`` names the goal to make a level for."""
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
@@ -121,14 +121,14 @@ class SuiteEnv(BabyAITextEnv):
 class SuiteTask(BabyAITextTask):
     """Goals such as ``goto/red/ball``, ``putnext/red/ball/blue/key`` or ``sequence/red/ball/blue/key``.
 
-    - train: the five families over all colour-object pairs but `HELD_OUT`, in BabyAI's words.
-    - rephrase: the same goals under the modifiers of `envs.babyai.modifiers`.
+    - train: the five families over all colour-object pairs except `HELD_OUT`, in BabyAI's words.
+    - rephrase: the same goals rephrased by the modifiers of `envs.babyai.modifiers`.
     - easy: the five families over missions that name a held-out pair.
     - hard: new compositions: pick up two objects, pick up and then open a door, put next to and then go to.
 
     Args:
         family: one of `FAMILIES`, or ``mixed`` for all.
-        horizon: steps after which an episode is truncated; by default `HORIZONS` of the goal's family.
+        horizon: the number of steps after which an episode is truncated; by default `HORIZONS` of the goal's family.
     """
 
     def __init__(self, family: str = MIXED, horizon: int | None = None) -> None:
@@ -147,7 +147,7 @@ class SuiteTask(BabyAITextTask):
 
 @lru_cache(maxsize=4096)
 def clauses_of(goal_id: str) -> tuple[Clause, ...]:
-    """What a goal asks for, clause by clause."""
+    """Return what a goal asks for, clause by clause."""
     family, *words = goal_id.split("/")
     things = iter(list(zip(words[::2], words[1::2], strict=True)))
     verbs = (FAMILIES | COMPOSITIONS)[family]
@@ -155,7 +155,7 @@ def clauses_of(goal_id: str) -> tuple[Clause, ...]:
 
 
 def phrasings(goal_id: str) -> tuple[str, ...]:
-    """The goal in BabyAI's words: one phrasing, or two where one clause comes after another."""
+    """Return the goal in BabyAI's words: one phrasing, or two where one clause comes after another."""
     said = [VERBS[verb].format(*(" ".join(thing) for thing in things)) for verb, things in clauses_of(goal_id)]
     if len(said) == 1:
         return (said[0],)
@@ -179,14 +179,14 @@ def _goals(families: tuple[str, ...]) -> Iterator[Goal]:
 
 
 def _composed_goals(family: str) -> Iterator[Goal]:
-    """A fixed sample of the new compositions, over pairs that training knows."""
+    """Yield a fixed sample of the new compositions, over pairs known from training."""
     known = [goal_id for goal_id, is_held_out in _missions(family, COMPOSITIONS[family]) if not is_held_out]
     for i in np.random.default_rng(0).permutation(len(known))[:NUM_COMPOSED]:
         yield Goal(known[i], family, "hard", phrasings(known[i]))
 
 
 def _missions(family: str, verbs: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
-    """The id of each mission of a family, and whether it names a pair held out. No thing is named twice."""
+    """Yield the id of each mission of a family, and whether it names a held-out pair. No thing is named twice."""
     objects = list(product(COLOR_NAMES, KINDS))
     num_objects = sum(VERBS[verb].count("{}") for verb in verbs if verb != "open")
     doors: list[tuple[Thing, ...]] = [((colour, "door"),) for colour in COLOR_NAMES] if "open" in verbs else [()]

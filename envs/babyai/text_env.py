@@ -19,28 +19,28 @@ DIRECTION, CARRIED_KIND, CARRIED_COLOUR, VERIFIED = range(IMAGE_SIZE, IMAGE_SIZE
 STATE_SIZE = IMAGE_SIZE + 4
 ACTION_TEXTS = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle")
 TURN_LEFT, TURN_RIGHT, GO_FORWARD, PICK_UP, DROP, TOGGLE = range(len(ACTION_TEXTS))
-# The colour-object pairs that GLAM keeps from training (Carta et al., 2023).
+# The colour-object pairs that GLAM holds out from training (Carta et al., 2023).
 HELD_OUT = (("yellow", "box"), ("red", "key"), ("red", "door"), ("green", "ball"), ("grey", "door"))
 # The highest numbers of a cell, and of what follows the cells in a state.
 HIGHEST_CELL = (OBJECT_TO_IDX["box"], max(COLOR_TO_IDX.values()), 2)
 HIGHEST_TAIL = (3, *HIGHEST_CELL[:2], 1)
-MAX_DRAWS = 10_000  # of a mission that names, or does not name, a pair held out
+MAX_DRAWS = 10_000  # of a mission that names, or does not name, a held-out pair
 
 _PAIR = re.compile(rf"\b({'|'.join(COLOR_TO_IDX)}) (ball|box|key|door)\b")
 _HIGH = np.concatenate([np.tile(HIGHEST_CELL, IMAGE_SIZE // 3), HIGHEST_TAIL]).astype(np.float32)
-_PAST_COUNTING = 2**31  # steps; the level itself then never ends an episode
+_PAST_COUNTING = 2**31  # steps: the level itself never truncates an episode
 
 
 def names_held_out(mission: str) -> bool:
-    """Whether a mission names one of the colour-object pairs `HELD_OUT`."""
+    """Return whether a mission names one of the colour-object pairs `HELD_OUT`."""
     return any(pair in HELD_OUT for pair in _PAIR.findall(mission))
 
 
 class BabyAITextEnv(gymnasium.Env, ABC):
-    """A BabyAI level whose observation is a state vector and whose info tells the mission.
+    """A BabyAI level whose observation is a state vector and whose info holds the mission.
 
     State: float32 (151,): the 7x7x3 egocentric partial view of ``gen_obs`` (column, row, channel), the direction
-    (0 to 3: right, down, left, up), type and colour of the object carried (zeros for none, types from 4 up), and 1
+    (0 to 3: right, down, left, up), type and colour of the carried object (zeros for none, types from 4 up), and 1
     once the library's verifier has found the mission fulfilled.
 
     Action: Discrete(6), minigrid's without ``done``. An episode terminates when the verifier calls it a success, or
@@ -61,12 +61,12 @@ class BabyAITextEnv(gymnasium.Env, ABC):
 
     @abstractmethod
     def _begin(self, seed: int, options: dict[str, Any]) -> Any:
-        """A level, just reset, whose mission suits the options."""
+        """Return a level, just reset, whose mission suits the options."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Draw a start and a mission, which stands in ``info["mission"]``."""
+        """Draw a start and a mission, which is given in ``info["mission"]``."""
         if seed is None:
             seed = int(self.np_random.integers(2**31))
         self.level = level = self._begin(seed, options or {})
@@ -78,7 +78,7 @@ class BabyAITextEnv(gymnasium.Env, ABC):
         return self._state(self._verified_at_start()), {"mission": level.mission}
 
     def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """One step of the level."""
+        """Take one step in the level."""
         level = self.level
         _, reward, terminated, _, _ = level.step(action)
         if action >= PICK_UP:
@@ -87,11 +87,11 @@ class BabyAITextEnv(gymnasium.Env, ABC):
         return self._state(reward > 0), float(reward), terminated, False, {}
 
     def cells(self) -> NDArray[np.float32]:
-        """The whole grid as minigrid encodes it, (W, H, 3); the agent is not in it."""
+        """Return the whole grid as minigrid encodes it, (W, H, 3), without the agent."""
         return self._view.cells()
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The whole grid from above, (H, W, 3)."""
+        """Draw the whole grid from above, (H, W, 3)."""
         return self.level.get_frame() if self.render_mode == "rgb_array" else None
 
     def _state(self, verified: bool) -> NDArray[np.float32]:
@@ -105,7 +105,7 @@ class BabyAITextEnv(gymnasium.Env, ABC):
         return state
 
     def _verified_at_start(self) -> bool:
-        """Whether the mission holds before any step: only where the agent happens to face an object."""
+        """Return whether the mission holds before any step: only where the agent happens to face an object."""
         facing = self.level.grid.get(*self.level.front_pos)
         if facing is None or facing.type == "wall":
             return False
@@ -115,8 +115,10 @@ class BabyAITextEnv(gymnasium.Env, ABC):
 
 
 class LevelEnv(BabyAITextEnv):
-    """A registered level of BabyAI. ``reset(options={"held_out": False})`` draws until the mission names no pair held
-    out, ``True`` until it names one; without the option, the first mission drawn is taken, as in minigrid.
+    """A registered level of BabyAI.
+
+    ``reset(options={"held_out": False})`` draws until the mission names no held-out pair, ``True`` until it names one.
+    Without the option, the first mission drawn is taken, as in minigrid.
 
     Args:
         level_id: such as ``BabyAI-GoToLocal-v0``.

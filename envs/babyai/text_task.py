@@ -1,4 +1,4 @@
-"""What BabyAI says about itself in words: for all levels, and for the registered ones whose mission is drawn."""
+"""The language tasks of BabyAI: for all levels, and for the registered ones, whose mission is drawn."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from envs.babyai.view import AGENT, IMAGE_SIZE, SIZE
 from envs.goals import SPLITS, Goal, GoalSet
 from envs.language import Expert, InvalidAction, LanguageTask, StateGrid
 
-# Levels whose missions name no colour-object pair, or always the same: they have no new goals to hold out.
+# Levels whose missions name no colour-object pair, or always the same one: they have no new goals to hold out.
 FIXED_MISSIONS = frozenset((
     "BabyAI-GoToRedBallGrey-v0", "BabyAI-GoToRedBall-v0", "BabyAI-GoToRedBallNoDists-v0", "BabyAI-GoToRedBlueBall-v0",
     "BabyAI-OpenRedDoor-v0", "BabyAI-OpenDoorLoc-v0", "BabyAI-OpenRedBlueDoors-v0", "BabyAI-OpenRedBlueDoorsDebug-v0",
@@ -48,13 +48,13 @@ _LARGEST = np.tile([OBJECT_TO_IDX["agent"] - 1, max(COLOR_TO_IDX.values()), 2], 
 
 
 class BabyAITextTask(LanguageTask):
-    """Words, actions and judgement that all levels share; states are those of `envs.babyai.text_env`.
+    """The texts, actions and predicates that all levels share; states are laid out by `envs.babyai.text_env`.
 
-    A goal is achieved in a state that says the library's verifier found the mission fulfilled; the reward is 1 for
-    the step that fulfils it.
+    A goal is achieved in a state that records that the library's verifier found the mission fulfilled; the reward is 1
+    for the step that fulfils it.
 
     Args:
-        level_id: for messages, and for what the expert can do.
+        level_id: the level named in messages and given to the expert.
     """
 
     def __init__(self, level_id: str) -> None:
@@ -81,12 +81,12 @@ class BabyAITextTask(LanguageTask):
         return self.achieved(goal, next_states).astype(np.float32)
 
     def phrasing_kind(self, phrasing: str) -> str:
-        """The modifiers that a phrasing came from, joined by ``+``; empty for BabyAI's own words."""
+        """Return the modifiers that a phrasing came from, joined by ``+``; empty for BabyAI's own words."""
         template = _MISSION.search(phrasing)
         return template[1] or "" if template else modifiers_of(phrasing)
 
     def plausible(self, states: NDArray, actions: NDArray, next_states: NDArray) -> NDArray[np.bool_]:
-        """Whole numbers that stand for something, turns that turn, and hands that change by picking up or dropping."""
+        """Return whether cells are meaningful whole numbers, turns turn, and hands change only by pick-ups or drops."""
         before, after, actions = _checked(states), _checked(next_states), np.asarray(actions).astype(int)
         image = after[..., :IMAGE_SIZE]
         meaningful = ((image == np.rint(image)) & (image >= 0) & (image <= _LARGEST)).all(-1)
@@ -96,11 +96,11 @@ class BabyAITextTask(LanguageTask):
         return np.isfinite(after).all(-1) & meaningful & turned & kept
 
     def grid(self) -> StateGrid:
-        """The view of the agent."""
+        """Return the agent's view."""
         return StateGrid(0, (SIZE, SIZE, IMAGE_SIZE // SIZE**2))
 
     def render_state(self, state: NDArray) -> NDArray[np.uint8]:
-        """The view of the agent, which looks up, (224, 224, 3); what it cannot see is dark."""
+        """Draw the agent's view, facing up, (224, 224, 3); what it cannot see is dark."""
         image = np.clip(np.rint(np.nan_to_num(_checked(state)[:IMAGE_SIZE])), 0, _LARGEST).astype(np.uint8)
         grid, visible = Grid.decode(image.reshape(SIZE, SIZE, 3))
         return grid.render(TILE, AGENT, agent_dir=3, highlight_mask=visible)
@@ -112,20 +112,20 @@ class BabyAITextTask(LanguageTask):
 
 
 class LevelTask(BabyAITextTask):
-    """A registered level, whose mission is drawn with the start: one goal a split, to do what the mission says.
+    """A registered level, whose mission is drawn with the start: one goal per split, to do what the mission says.
 
     - train: missions without the five colour-object pairs `HELD_OUT`, in BabyAI's words.
     - rephrase: the same missions under one modifier each.
     - easy: missions that name a held-out pair, in BabyAI's words.
     - hard: missions that name a held-out pair, under two modifiers at once.
 
-    Where missions name no pair, or always the same (`FIXED_MISSIONS`), nothing new can be asked for. There all splits
-    ask for the same missions, in ever stranger words: rephrase in synonyms and other phrasings, easy in two of these
-    at once, hard in invented words.
+    Where missions name no pair, or always the same one (`FIXED_MISSIONS`), nothing new can be asked for. All splits
+    then ask for the same missions, in ever stranger words: rephrase in synonyms and other phrasings, easy in two of
+    these at once, hard in invented words.
 
     Args:
         level_id: such as ``BabyAI-GoToLocal-v0``.
-        horizon: steps after which an episode is truncated; by default the most that the level gives any mission.
+        horizon: the number of steps after which an episode is truncated; by default `level_horizon`.
     """
 
     def __init__(self, level_id: str, horizon: int | None = None) -> None:
@@ -141,7 +141,7 @@ class LevelTask(BabyAITextTask):
         return None if self._is_fixed else {"held_out": goal.split in ("easy", "hard")}
 
     def render_instruction(self, phrasing: str, info: dict[str, Any]) -> str:
-        """The phrasing, with the mission drawn in place of ``{mission}``; of ``{mission:nouns}`` with other nouns."""
+        """Replace ``{mission}`` in the phrasing by the mission drawn, ``{mission:nouns}`` by it with other nouns."""
 
         def said(match: re.Match[str]) -> str:
             return modify(info["mission"], match[1]) if match[1] else info["mission"]
@@ -175,9 +175,10 @@ def _templates(what: str, modifiers: Iterable[str] = ()) -> tuple[str, ...]:
 
 
 def level_horizon(level_id: str) -> int:
-    """The most steps that a registered level gives any mission.
+    """Return the most steps that a registered level allows any mission.
 
-    ``num_navs_needed`` of its instruction times what it gives one; for generated levels that of the longest possible.
+    ``num_navs_needed`` of its instruction times what it allows for one; for generated levels, that of the longest
+    possible instruction.
     """
     level = make_level(level_id)
     level.reset(seed=0)

@@ -1,8 +1,8 @@
-"""What the agent of BabyAI sees, computed from the grid directly.
+"""What the agent of BabyAI sees, computed directly from the grid.
 
 `minigrid` slices, rotates and encodes a grid of objects for each observation, which is 87 % of its step. Here the grid
-is kept as one number a cell; a view is a gather of 49 of them, and what hides behind walls and closed doors is looked
-up by which of the 49 cells let light through. The result is the image of ``gen_obs`` bit by bit.
+is kept as one number per cell. A view gathers 49 of them, and what hides behind walls and closed doors is looked up by
+which of the 49 cells let light through. The result is the image of ``gen_obs``, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from minigrid.core.world_object import WorldObj
 from numpy.typing import NDArray
 
 SIZE = 7  # cells along each side of the view
-AGENT = (SIZE // 2, SIZE - 1)  # column and row of the agent in its view, which is turned so that it looks up
+AGENT = (SIZE // 2, SIZE - 1)  # column and row of the agent in its view, which is turned so that it faces up
 IMAGE_SIZE = SIZE * SIZE * 3
 
 # A cell as one number: type + 16 * colour + 128 * state. Unseen is 0, empty 1.
@@ -34,7 +34,7 @@ _MARGIN = SIZE - 1  # cells around the grid that a view may reach
 class EgocentricView:
     """A grid of ``width`` x ``height`` cells, seen from inside.
 
-    Call `load` after a reset and `update` for each cell that has changed since.
+    Call `load` after a reset and `update` for each cell that changes later.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -44,20 +44,20 @@ class EgocentricView:
         self._offsets = [_offsets(direction, self._row_length) for direction in range(len(DIR_TO_VEC))]
 
     def load(self, grid: Grid) -> None:
-        """Take over a whole grid."""
+        """Copy a whole grid."""
         codes = [_code(cell) for cell in grid.grid]
         self._inside[:] = np.reshape(codes, (grid.height, grid.width)).T
 
     def update(self, grid: Grid, x: int, y: int) -> None:
-        """Take over one cell."""
+        """Copy one cell."""
         self._inside[x, y] = _code(grid.get(x, y))
 
     def cells(self) -> NDArray[np.float32]:
-        """The whole grid, (W, H, 3), as ``Grid.encode`` has it."""
+        """Return the whole grid, (W, H, 3), as ``Grid.encode`` gives it."""
         return _CHANNELS.take(self._inside, axis=0)
 
     def image(self, x: int, y: int, direction: int, carrying: WorldObj | None) -> NDArray[np.float32]:
-        """The 147 numbers of ``gen_obs()["image"].ravel()`` for an agent at (x, y): (column, row, channel)."""
+        """Return the 147 numbers of ``gen_obs()["image"].ravel()`` for an agent at (x, y): (column, row, channel)."""
         corner = (x + _MARGIN) * self._row_length + y + _MARGIN
         codes = self._codes.take(self._offsets[direction] + corner)
         codes *= _visible(_CLEAR.take(codes).tobytes())
@@ -74,7 +74,7 @@ def _code(cell: WorldObj | None) -> int:
 
 @lru_cache(maxsize=256)
 def _offsets(direction: int, row_length: int) -> NDArray[np.int64]:
-    """Where the cells of a view lie from the agent's, as indices into the flat grid with its margin, (49,)."""
+    """Return the offsets of a view's cells from the agent's, as indices into the flat grid with its margin, (49,)."""
     forward = DIR_TO_VEC[direction]
     right = np.array([-forward[1], forward[0]])
     column, row = (axis[..., None] for axis in np.indices((SIZE, SIZE)))
@@ -84,9 +84,9 @@ def _offsets(direction: int, row_length: int) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=2**14)
 def _visible(clear: bytes) -> NDArray[np.bool_]:
-    """Which cells of a view are seen, (49,), from which let light through: minigrid's ``Grid.process_vis``.
+    """Return which cells of a view are seen, (49,), from which let light through: minigrid's ``Grid.process_vis``.
 
-    Light spreads along a row to both sides and from each lit clear cell to the row ahead, there and one further.
+    Light spreads along a row to both sides and from each lit clear cell to the row ahead, in its column and the next.
     """
     lets_through = np.frombuffer(clear, bool).reshape(SIZE, SIZE)
     seen = np.zeros((SIZE, SIZE), bool)
@@ -99,5 +99,5 @@ def _visible(clear: bytes) -> NDArray[np.bool_]:
                     if row > 0:
                         seen[[column, column + side], row - 1] = True
     flat = seen.ravel()
-    flat.setflags(write=False)  # the cache gives it to many
+    flat.setflags(write=False)  # the cache shares it
     return flat

@@ -1,8 +1,8 @@
-"""BabyAI levels seen whole instead of through the agent's eyes: ``partial=False``.
+"""BabyAI levels with the whole grid observed instead of the agent's view: ``partial=False``.
 
-The state is the grid as minigrid encodes it, three numbers a cell (column, row, channel), then the agent's column and
+The state is the grid as minigrid encodes it, three numbers per cell (column, row, channel), then the agent's column and
 row, and then what a partial view ends with: direction, type and colour of what is carried, and the verifier's verdict.
-Cells beyond a grid that is smaller than the largest of its environment are unseen, zeros.
+If a grid is smaller than the largest of its environment, the cells beyond it are unseen, zeros.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _TAIL_SIZE = len(HIGHEST_TAIL)
 
 
 def level_size(level_id: str) -> Size:
-    """Columns and rows of a registered level.
+    """Return the columns and rows of a registered level.
 
     Raises:
         UnknownLevel: no BabyAI level is registered under this id.
@@ -58,7 +58,7 @@ class WholeGridEnv(gymnasium.ObservationWrapper):
     """A BabyAI environment that shows its whole grid.
 
     Args:
-        env: whose levels are at most as large as ``size``.
+        env: an environment whose levels are at most as large as ``size``.
     """
 
     def __init__(self, env: BabyAITextEnv, size: Size) -> None:
@@ -68,7 +68,7 @@ class WholeGridEnv(gymnasium.ObservationWrapper):
         self.observation_space = spaces.Box(np.zeros_like(high, np.float32), high.astype(np.float32))
 
     def observation(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The state (D,), from the one of the partial view."""
+        """Return the state (D,), given that of the partial view."""
         physics = self.unwrapped
         assert isinstance(physics, BabyAITextEnv)
         cells, whole = physics.cells(), np.zeros((*self._size, 3), np.float32)
@@ -87,7 +87,7 @@ class Parts(NamedTuple):
 
 
 def split(states: NDArray, size: Size) -> Parts:
-    """The parts of states.
+    """Split states into their parts.
 
     Raises:
         ValueError: the states have another size.
@@ -106,7 +106,7 @@ def split(states: NDArray, size: Size) -> Parts:
 
 
 def _rounded(state: NDArray, size: Size) -> Parts:
-    """The parts of a state (D,) that may hold any numbers: whole ones, with the agent somewhere on the grid."""
+    """Split a state (D,) of any numbers into parts with whole numbers and the agent somewhere on the grid."""
     state = np.rint(state)
     parts = split(state if np.isfinite(state).all() else np.nan_to_num(state), size)
     place = np.clip(parts.place, 0, np.subtract(size, 1))
@@ -114,10 +114,10 @@ def _rounded(state: NDArray, size: Size) -> Parts:
 
 
 def describe_whole(state: NDArray, size: Size) -> str:
-    """Where the agent is, what it carries, where walls run, and all objects from left to right as it would see them.
+    """Describe the agent's place, what it carries, where walls run, and all objects from left to right as it sees them.
 
-    Objects are told as `envs.babyai.describe` tells those in view, and "back" where they are behind. An imagined state
-    may hold any numbers: they are rounded, and what is no object then is not told.
+    Objects are described as in `envs.babyai.describe`, with "back" for those behind the agent. An imagined state may
+    hold any numbers: they are rounded, and what then encodes no object is left out.
     """
     parts = _rounded(state, size)
     (x, y), heading = parts.place.tolist(), int(parts.direction)
@@ -129,7 +129,7 @@ def describe_whole(state: NDArray, size: Size) -> str:
 
 
 def _things(parts: Parts, forward: NDArray) -> list[str]:
-    """From left to right and from far to near."""
+    """Describe the objects from left to right and from far to near."""
     columns, rows = np.nonzero(parts.cells[..., 0] > _WALL)
     offsets = np.stack([columns, rows], -1) - parts.place
     aside, back = (offsets @ (-forward[1], forward[0])).tolist(), (-offsets @ forward).tolist()
@@ -147,7 +147,7 @@ def _place(aside: float, back: float) -> str:
 
 @lru_cache(maxsize=1024)
 def _walls(is_wall: bytes, size: Size) -> list[str]:
-    """Straight walls, columns before rows, and then walls of a single cell; from (W, H) booleans."""
+    """Describe straight walls, columns before rows, and then walls of a single cell; from (W, H) booleans."""
     walls = np.frombuffer(is_wall, bool).reshape(size)
     told, in_a_run = [], np.zeros(size, bool)
     for across, along, lines, marked in (("column", "row", walls, in_a_run), ("row", "column", walls.T, in_a_run.T)):
@@ -159,13 +159,13 @@ def _walls(is_wall: bytes, size: Size) -> list[str]:
 
 
 def _runs(line: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """First and last index of each run of at least two."""
+    """Return the first and last index of each run of at least two."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], line, [False]]).astype(int)))
     return [(first, end - 1) for first, end in edges.reshape(-1, 2).tolist() if end - first > 1]
 
 
 class _SeenWhole(BabyAITextTask):
-    """What a task says of whole grids."""
+    """The parts of a task that differ for whole grids."""
 
     size: Size
 
@@ -176,8 +176,11 @@ class _SeenWhole(BabyAITextTask):
         return split(states, self.size).verified > 0.5
 
     def plausible(self, states: NDArray, actions: NDArray, next_states: NDArray) -> NDArray[np.bool_]:
-        """Whole numbers that stand for something; turns that turn, steps that go ahead or nowhere; hands that change
-        by picking up or dropping; and nothing changes on the grid but what is ahead of a hand at work."""
+        """Return whether each transition changes only what its action can.
+
+        Cells are meaningful whole numbers; turns turn, and steps go ahead or nowhere; hands change only by picking up
+        or dropping; and nothing changes on the grid except what is ahead of a hand at work.
+        """
         before, after = split(states, self.size), split(next_states, self.size)
         actions = np.asarray(actions).astype(int)
         cells = after.cells
@@ -193,23 +196,23 @@ class _SeenWhole(BabyAITextTask):
         return np.isfinite(next_states).all(-1) & meaningful & turned & went & kept & still
 
     def grid(self) -> StateGrid:
-        """All of it."""
+        """Return the whole grid."""
         return StateGrid(0, (*self.size, 3))
 
     def render_state(self, state: NDArray) -> NDArray[np.uint8]:
-        """The grid from above, (32 H, 32 W, 3)."""
+        """Draw the grid from above, (32 H, 32 W, 3)."""
         parts = _rounded(state, self.size)
         grid, _ = Grid.decode(np.clip(parts.cells, 0, HIGHEST_CELL).astype(np.uint8))
         return grid.render(TILE, tuple(parts.place.astype(int)), agent_dir=int(parts.direction))
 
     def _is_at(self, places: NDArray) -> NDArray[np.bool_]:
-        """Which cell of the grid each place is, (..., 2) -> (..., W, H)."""
+        """Return which cell of the grid each place is, (..., 2) -> (..., W, H)."""
         cells = np.moveaxis(np.indices(self.size), 0, -1)
         return (cells == places[..., None, None, :]).all(-1)
 
 
 class WholeLevelTask(_SeenWhole, LevelTask):
-    """`LevelTask` seen whole."""
+    """`LevelTask` with the whole grid observed."""
 
     def __init__(self, level_id: str, horizon: int | None = None) -> None:
         super().__init__(level_id, horizon)
@@ -217,7 +220,7 @@ class WholeLevelTask(_SeenWhole, LevelTask):
 
 
 class WholeSuiteTask(_SeenWhole, SuiteTask):
-    """`SuiteTask` seen whole."""
+    """`SuiteTask` with the whole grid observed."""
 
     def __init__(self, family: str = MIXED, horizon: int | None = None) -> None:
         super().__init__(family, horizon)

@@ -7,7 +7,7 @@ from envs.language import LanguageEnv
 
 
 def make(split: Split = "train", render_mode: str | None = None) -> LanguageEnv:
-    """The environment behind ``gymnasium.make("envs:ClevrRobot-v0")``."""
+    """Create the environment of ``gymnasium.make("envs:ClevrRobot-v0")``."""
     from envs.clevr_robot.env import ClevrRobotEnv
     from envs.clevr_robot.task import ClevrRobotTask
 

@@ -19,27 +19,27 @@ DIRECTIONS = np.array(
     [(1, 0), (0, 1), (-1, 0), (0, -1), (0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8)], np.float64
 )
 NUM_ACTIONS = NUM_BALLS * len(DIRECTIONS)
-PUSHER_DISTANCE = 0.15  # how far behind the ball's centre the pusher is put down, metres
+PUSHER_DISTANCE = 0.15  # from the ball's centre back to where the pusher is placed, metres
 SUBSTEPS = 40  # physics steps of 0.01 s in one push
 MIN_GAP = 0.1  # between the surfaces of two balls at the start, metres
 MIN_AXIS_GAP = 0.01  # between two centres along each axis at the start, metres
-BOUND = 0.7  # no ball's coordinate is ever beyond this, metres
+BOUND = 0.7  # no ball's coordinate ever exceeds this, metres
 
 _FULL = mujoco.mjtState.mjSTATE_INTEGRATION
 _POSITIONS = np.arange(NUM_BALLS)[:, None] * 7 + np.arange(2)
 
 
 class ClevrRobotEnv(gymnasium.Env):
-    """The table-top of CLEVR-Robot (Jiang et al., 2019) as KALM uses it (Pang et al., 2024).
+    """The table top of CLEVR-Robot (Jiang et al., 2019) as KALM uses it (Pang et al., 2024).
 
     State: float32 (10,), x and y in metres of the red, blue, green, purple and cyan ball. Velocities are hidden, so
     the state is not quite Markov: a pushed ball still rolls some 3 cm during the next push.
 
-    Action: Discrete(40), ``ball * 8 + direction``. The pusher is put down 0.15 m behind the ball and driven for 40
+    Action: Discrete(40), ``ball * 8 + direction``. The pusher is placed 0.15 m behind the ball and driven for 40
     physics steps, which moves an unobstructed ball by about 0.25 m.
 
-    Balls spawn inside the walls. The original lets a third of them spawn inside a wall, which ejects them during
-    the first push; everything else is as there. One compiled model serves every reset.
+    Balls spawn clear of the walls. The original lets a third of them spawn inside a wall, which ejects them during
+    the first push; everything else is unchanged. All resets share one compiled model.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 (Gymnasium's own convention)
@@ -65,7 +65,7 @@ class ClevrRobotEnv(gymnasium.Env):
         return self._state(), {}
 
     def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Push one ball one way. Reward is 0 and the episode never ends: goals are the task's business."""
+        """Push one ball in one direction. Reward is 0 and the episode never ends: goals are the task's business."""
         ball, direction = divmod(int(action), len(DIRECTIONS))
         data = self._data
         data.qpos[-2:] = data.qpos[_POSITIONS[ball]] - PUSHER_DISTANCE * DIRECTIONS[direction]
@@ -75,7 +75,7 @@ class ClevrRobotEnv(gymnasium.Env):
         return self._state(), 0.0, False, False, {}
 
     def try_push(self, action: int) -> NDArray[np.float32]:
-        """The state (10,) this push would lead to; the environment itself stays where it is."""
+        """Return the state (10,) this push would lead to, leaving the environment unchanged."""
         saved = np.empty(mujoco.mj_stateSize(self._model, _FULL))
         mujoco.mj_getState(self._model, self._data, saved, _FULL)
         state, *_ = self.step(action)
@@ -83,7 +83,7 @@ class ClevrRobotEnv(gymnasium.Env):
         return state
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The table from above as (H, W, 3), drawn without a graphics driver."""
+        """Draw the table from above as (H, W, 3), without a graphics driver."""
         return draw(self._state()) if self.render_mode == "rgb_array" else None
 
     def _state(self) -> NDArray[np.float32]:
@@ -91,10 +91,10 @@ class ClevrRobotEnv(gymnasium.Env):
 
 
 def scatter(rng: np.random.Generator) -> list[tuple[float, float]]:
-    """Five start positions (x, y) in metres by rejection, as in the original but inside the walls."""
+    """Draw five start positions (x, y) in metres by rejection, as in the original but clear of the walls."""
     while True:
         positions: list[tuple[float, float]] = []
-        # In plain numbers, since so few are looked at: an array for each comparison would take ten times as long.
+        # Plain numbers, since so few are compared: an array for each comparison would take ten times as long.
         for x, y in rng.uniform(LOW, HIGH, size=(40, 2)).tolist():
             if all(_have_room(x - other_x, y - other_y) for other_x, other_y in positions):
                 positions.append((x, y))

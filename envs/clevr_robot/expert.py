@@ -15,14 +15,14 @@ from envs.language import LanguageEnv
 PUSH_LENGTH = 0.253  # metres, of an unobstructed push (median of 20,000)
 BALL_FRICTION = 0.8  # between two balls, as in the scene
 WALL_FRICTION = 0.54  # a push at 45 degrees into a wall slides 0.083 m along it (median of 200), not 0.179 m
-BREADTH = 3  # of the pushes for a composed goal, those after which a second one is considered
-DISCOUNT = 0.95  # of the reward of the second push
-CAUTION = 0.5  # a push that promises this much more than the best one tried is tried as well, in units of reward
+BREADTH = 3  # pushes for a composed goal, after each of which a second one is considered
+DISCOUNT = 0.95  # on the reward of the second push
+CAUTION = 0.5  # a push that promises up to this much less than the best one tried is tried as well, in units of reward
 _NUM_SUBSTEPS = 5
 _CHUNK = 64  # states whose arrays fit into the processor's cache together
 
 # Arrays here are (2, rows, columns): x and y, then balls or pairs of balls, then every push of every state, so that
-# each operation runs over long contiguous rows. The pairs stand in blocks, the balls of a block k places apart:
+# each operation runs over long contiguous rows. The pairs form blocks, the balls in block k being k places apart:
 # (rows of the block, first balls, second balls).
 _PAIRS = ((slice(0, 4), slice(0, 4), slice(1, 5)), (slice(4, 7), slice(0, 3), slice(2, 5)),
           (slice(7, 9), slice(0, 2), slice(3, 5)), (slice(9, 10), slice(0, 1), slice(4, 5)))  # fmt: skip
@@ -36,16 +36,16 @@ _STEPS[:, np.arange(NUM_ACTIONS) // len(DIRECTIONS), np.arange(NUM_ACTIONS)] = n
 
 
 class ClevrRobotExpert:
-    """Takes the push that promises the highest reward, by one step of lookahead; for composed goals by two.
+    """Takes the push that promises the highest reward, with one step of lookahead, or two for composed goals.
 
-    All 40 pushes are tried in a model of discs that does not know how balls roll on. Lines need more precision than
-    that model has: for them pushes are tried once more in the simulator itself, the most promising first, until none
-    that is left promises more. Noise on the rewards and now and then a random push, drawn from the episode's seed and
-    step, keep the expert from walking in circles.
+    All 40 pushes are tried in a model of discs that ignores how balls keep rolling. Lines need more precision than
+    that: for them, pushes are tried again in the simulator itself, the most promising first, until no remaining push
+    promises more. Noise on the rewards and an occasional random push, drawn from the episode's seed and step, keep the
+    expert from going in circles.
 
     Args:
-        max_trials: how many pushes to try in the simulator, at most, where precision matters.
-        noise: standard deviation of the noise on the rewards, in their units (10 a metre).
+        max_trials: the maximum number of pushes to try in the simulator where precision matters.
+        noise: standard deviation of the noise on the rewards, in their units (10 per metre).
         random_fraction: probability of a random push.
     """
 
@@ -71,7 +71,7 @@ class ClevrRobotExpert:
         return int(promised.argmax())
 
     def _look_further(self, env: LanguageEnv, outcomes: NDArray, promised: NDArray) -> int:
-        """Of the most promising pushes, the one that with the best push after it promises most."""
+        """Return the push, among the most promising, that promises most together with the best push after it."""
         best = np.argsort(-promised)[:BREADTH]
         reached = outcomes[best]
         following = env.task.reward(env.goal, reached[:, None], predict_pushes(reached), env.start_state).max(1)
@@ -79,7 +79,7 @@ class ClevrRobotExpert:
         return int(best[(promised[best] + DISCOUNT * following).argmax()])
 
     def _try(self, env: LanguageEnv, promised: NDArray, noise: NDArray) -> int:
-        """The best push of those tried in the simulator, which takes about a millisecond for each."""
+        """Return the best of the pushes tried in the simulator, which takes about a millisecond each."""
         physics: Any = env.env.unwrapped
         best, best_reward = 0, -np.inf
         for action in np.argsort(-promised)[: self.max_trials].tolist():
@@ -96,11 +96,11 @@ class ClevrRobotExpert:
 
 
 def predict_pushes(states: NDArray) -> NDArray[np.float32]:
-    """Where every push would leave the balls: states (B, 10) -> next states (B, 40, 10), in metres.
+    """Predict where every push would leave the balls: states (B, 10) -> next states (B, 40, 10), in metres.
 
     Position-based dynamics (Müller et al., 2007): the pushed ball advances in substeps; overlapping discs each give
-    way by half of the overlap; what would slip along a disc or a wall is held back by friction (Macklin et al., 2014,
-    section 6.1). Root mean square error of a ball's position: 18 mm after random pushes, 27 mm after the expert's.
+    way by half of the overlap; friction holds back slip along a disc or a wall (Macklin et al., 2014, section 6.1).
+    Root mean square error of a ball's position: 18 mm after random pushes, 27 mm after the expert's.
     """
     states = np.asarray(states, np.float32)
     return np.concatenate([_push_all(states[i : i + _CHUNK]) for i in range(0, len(states) or 1, _CHUNK)])
@@ -122,7 +122,7 @@ def _push_all(states: NDArray) -> NDArray[np.float32]:
 
 
 def _give_way(positions: NDArray, slips: NDArray) -> None:
-    """Move overlapping discs apart in place, and hold them to each other by friction.
+    """Move overlapping discs apart in place, with friction between them.
 
     Args:
         slips: how far the first ball of each pair moves past the second in a substep, (2, 10, N).
@@ -143,7 +143,7 @@ def _give_way(positions: NDArray, slips: NDArray) -> None:
 
 
 def _stay_inside(positions: NDArray, before: NDArray) -> None:
-    """Bring the balls back inside the walls in place; a wall pressed into holds back motion along it."""
+    """Bring the balls back inside the walls in place; friction with a wall holds back motion along it."""
     inside = np.minimum(np.maximum(positions, _LOW), _HIGH)
     grip = np.abs(positions - inside)[::-1] * np.float32(WALL_FRICTION)
     held = np.maximum(np.minimum(inside - before, grip), -grip)
@@ -151,7 +151,7 @@ def _stay_inside(positions: NDArray, before: NDArray) -> None:
 
 
 def _differences(values: NDArray) -> NDArray:
-    """First minus second ball of each pair: (2, 5, N) -> (2, 10, N)."""
+    """Subtract the second ball of each pair from the first: (2, 5, N) -> (2, 10, N)."""
     result = np.empty((2, _NUM_PAIRS, values.shape[-1]), np.float32)
     for rows, first, second in _PAIRS:
         np.subtract(values[:, first], values[:, second], out=result[:, rows])

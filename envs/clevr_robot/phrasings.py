@@ -1,8 +1,8 @@
-"""How the goals of CLEVR-Robot are said.
+"""How the goals of CLEVR-Robot are phrased.
 
-Training uses few words: ball, push, move, keep and four plain relations. Every `rephrase` phrasing holds at least one
-word that occurs in no training phrasing, and no phrasing of one split occurs in another. Phrasings of one kind stand
-next to each other, so that every second one is again a sample of all kinds.
+Training uses few words: ball, push, move, keep and four plain relations. Every `rephrase` phrasing has at least one
+word that occurs in no training phrasing, and no phrasing of one split occurs in another. Phrasings of one kind are
+adjacent, so every second one is again a sample of all kinds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TRAIN_FRAMES = (
     "i want the {a} ball {r} the {b} ball",
 )
 
-# Said with the plain relations, in a frame or with a verb that is new.
+# The plain relations, in a new frame or with a new verb.
 _NEW_FRAMES = (
     "hurl the {a} ball {plain} the {b} one",
     "gently nudge the {a} ball until it rests {plain} the {b} one",
@@ -47,7 +47,7 @@ _NEW_FRAMES = (
     "guide the {a} orb over, i need it {plain} the {b} orb",
     "bring about a scene where the {a} ball sits {plain} the {b} ball",
 )
-# Said with a relation that is new.
+# New relations.
 _NEW_RELATIONS = {
     "behind": ("beyond", "farther away than", "at the rear of", "past", "on the far side of", "north of"),
     "left": ("leftward of", "westward of", "on the port side of", "west of", "at the left flank of", "left-hand of"),
@@ -78,12 +78,12 @@ _PLAIN = {name: phrases[0] for name, phrases in _TRAIN_RELATIONS.items()}
 
 
 def pair_train(relation: str, a: str, b: str) -> tuple[str, ...]:
-    """The 54 training phrasings of "ball a stands in this relation to ball b"."""
+    """Return the 54 training phrasings of "ball a stands in this relation to ball b"."""
     return tuple(f.format(a=a, b=b, r=r) for f, r in product(_TRAIN_FRAMES, _TRAIN_RELATIONS[relation]))
 
 
 def pair_rephrase(relation: str, a: str, b: str) -> tuple[str, ...]:
-    """The 28 held-out phrasings: new verbs, new relation words (in old and new frames), complaints, fronted order."""
+    """Return the 28 held-out phrasings: new verbs, new relations (in old and new frames), complaints, fronted order."""
     new = _NEW_RELATIONS[relation]
     frames = [
         *_NEW_FRAMES,
@@ -110,12 +110,12 @@ _MOVE_FRAMES = (
 
 
 def move(direction: str, a: str) -> tuple[str, ...]:
-    """Twelve phrasings of "displace ball a in this direction"."""
+    """Return twelve phrasings of "displace ball a in this direction"."""
     return tuple(f.format(a=a, m=m) for f, m in product(_MOVE_FRAMES, _MOVES[direction]))
 
 
 def together(relations: tuple[tuple[str, str, str], ...]) -> tuple[str, ...]:
-    """Six phrasings of several (relation, a, b) that must hold at once."""
+    """Return six phrasings of several (relation, a, b) that must hold at once."""
     said = [f"the {a} ball {_PLAIN[relation]} the {b} ball" for relation, a, b in relations]
     short = [f"{a} {_PLAIN[relation]} {b}" for relation, a, b in relations]
     return (
@@ -152,5 +152,5 @@ _GATHER = (
 
 
 def gather(a: str) -> tuple[str, ...]:
-    """Eight phrasings of "all other balls are close to ball a"."""
+    """Return eight phrasings of "all other balls are close to ball a"."""
     return tuple(f.format(a=a) for f in _GATHER)

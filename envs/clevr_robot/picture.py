@@ -1,4 +1,4 @@
-"""A state of CLEVR-Robot as a picture, without a graphics driver, so that imagined states can be drawn as well."""
+"""Pictures of CLEVR-Robot states, real or imagined, drawn without a graphics driver."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TABLE_COLOUR = np.array([0.93, 0.92, 0.90])
 
 
 def draw(state: ArrayLike, pixels_per_metre: int = PIXELS_PER_METRE) -> NDArray[np.uint8]:
-    """The table from above: state (10,) -> RGB (H, W, 3), +x to the right and +y (behind) up."""
+    """Draw the table from above: state (10,) -> RGB (H, W, 3), +x to the right and +y (behind) up."""
     (x_low, x_high), (y_low, y_high) = WALLS["x"], WALLS["y"]
     xs = np.arange(x_low, x_high, 1 / pixels_per_metre) + 0.5 / pixels_per_metre
     ys = np.arange(y_high, y_low, -1 / pixels_per_metre) - 0.5 / pixels_per_metre

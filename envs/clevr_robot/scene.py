@@ -1,7 +1,7 @@
 """The table: five coloured balls, four walls and a pusher, as a MuJoCo model.
 
-The masses, frictions, dampings and sizes are those of google-research/clevr_robot_env, re-stated here as one
-MJCF document that is compiled once and reused by every reset.
+The masses, frictions, dampings and sizes come from google-research/clevr_robot_env, restated here as one MJCF
+document that is compiled once and reused by every reset.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _wall(name: str, pos: str, zaxis: str) -> str:
 
 
 def mjcf() -> str:
-    """The scene as MJCF text."""
+    """Return the scene as MJCF text."""
     (x_low, x_high), (y_low, y_high) = WALLS["x"], WALLS["y"]
     return f"""
 <mujoco model="clevr_robot">
@@ -74,5 +74,5 @@ def mjcf() -> str:
 
 
 def compile_model() -> mujoco.MjModel:
-    """A freshly compiled model (about 0.6 ms: compile once, reset often)."""
+    """Compile the model afresh (about 0.6 ms: compile once, reset often)."""
     return mujoco.MjModel.from_xml_string(mjcf())

@@ -1,4 +1,4 @@
-"""The goals of CLEVR-Robot and the predicates, rewards and words that belong to them."""
+"""The goals of CLEVR-Robot and their predicates, rewards and texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOVED = 0.15  # move: displacement along the direction, metres
 LINE_STEP = np.cos(np.pi / 6)  # line: each step within 30 degrees of +x
 GATHERED = 0.325  # gather: distance of every other centre, metres
 HORIZON = 50
-MOVE_HORIZON = 2  # one push does it; the second is for a neighbour in the way
+MOVE_HORIZON = 2  # one push suffices; the second is for a neighbour in the way
 SUCCESS_BONUS = 10.0
 REWARD_SCALE = 10.0
 NUM_COMPOSED = {"both": 160, "three": 80}
@@ -33,12 +33,12 @@ _ACTION_DIRECTIONS = (
 )  # fmt: skip
 ACTION_TEXTS = tuple(f"push the {colour} ball {direction}" for colour in COLOURS for direction in _ACTION_DIRECTIONS)
 
-# Aims inside the success regions, so that a cost of zero lies safely within.
+# Aims inside the success regions: a cost of zero lies safely within them.
 _PAIR_AIM, _GATHER_AIM, _MOVE_AIM = 0.33, 0.30, 0.20
-_PAIR_ROOM = NEAR - _PAIR_AIM  # a pair holds as near to its aim as this, in any direction
-# No centre travels farther than this in one push, measured over 20,000 random pushes. Two centres do come closer than
-# a diameter, since balls climb onto each other: 15% of the expert's pushes for pairs leave them within 0.24 m. Within
-# this it is none of 25,000 random pushes and 0.3% of 3,800 of the expert's.
+_PAIR_ROOM = NEAR - _PAIR_AIM  # a pair holds within this distance of its aim, in any direction
+# No centre travels farther than MAX_STEP in one push, measured over 20,000 random pushes. Two centres do come closer
+# than a diameter, since balls climb onto each other: 15% of the expert's pushes for pairs leave them within 0.24 m.
+# None of 25,000 random pushes and 0.3% of 3,800 of the expert's leave them within MIN_DISTANCE.
 MAX_STEP = 0.45
 MIN_DISTANCE = 0.18
 
@@ -53,7 +53,7 @@ class ClevrRobotTask(LanguageTask):
       colour order, each step within 30 degrees of +x; ``gather/<ball>`` (hard): all others within 0.325 m.
 
     The reward of a transition is ``10 * (cost(s) - cost(s')) + 10 * achieved(s')`` with a cost that grades how far a
-    state is from the goal: for a pair the distance (metres) of one ball from the spot beside the other. Where several
+    state is from the goal: for a pair, the distance (metres) of one ball from the spot next to the other. Where several
     parts must hold at once, the part that is farthest off counts most.
     """
 
@@ -80,7 +80,7 @@ class ClevrRobotTask(LanguageTask):
         return judge.achieved(_positions(states), _positions(start_of(states, start)))
 
     def cost(self, goal: Goal, states: NDArray, start: NDArray | None = None) -> NDArray[np.floating]:
-        """How far each state is from the goal, (..., D) -> (...), zero well inside the goal."""
+        """Return how far each state is from the goal, (..., D) -> (...), zero well inside the goal."""
         judge = _judge(goal.id)
         return judge.cost(_positions(states), _positions(start_of(states, start)))
 
@@ -95,7 +95,7 @@ class ClevrRobotTask(LanguageTask):
         return MOVE_HORIZON if goal.family == "move" else HORIZON
 
     def plausible(self, states: NDArray, actions: NDArray, next_states: NDArray) -> NDArray[np.bool_]:
-        """On the table, no ball jumping, no two balls in one place."""
+        """Return whether all balls are on the table, no ball jumps, and no two balls are in one place."""
         before, after = _positions(states), _positions(next_states)
         on_table = ((after > LOW - 0.02) & (after < HIGH + 0.02)).all((-2, -1))
         steps = np.linalg.norm(after - before, axis=-1)
@@ -123,7 +123,7 @@ class _Judge:
         raise NotImplementedError
 
     def room(self, positions: NDArray) -> NDArray[np.bool_]:
-        """Whether the goal can be reached from this start at all."""
+        """Return whether the goal can be reached from this start at all."""
         return np.ones(positions.shape[:-2], bool)
 
 
@@ -153,7 +153,7 @@ class _Together(_Judge):
 
     def cost(self, positions: NDArray, start: NDArray) -> NDArray[np.floating]:
         costs = np.stack([part.cost(positions, start) for part in self.parts], -1)
-        # A part that holds with room to spare has nothing to gain while others do not hold.
+        # A part that holds with room to spare gains nothing while others do not hold.
         return _worst_first(np.maximum(0.0, costs - _PAIR_ROOM))
 
 
@@ -235,7 +235,7 @@ def _goal_set() -> GoalSet:
 
 
 def _compositions(size: int, count: int) -> list[tuple[tuple[str, str, str], ...]]:
-    """A fixed sample of pair goals that can hold together, each composition once."""
+    """Draw a fixed sample of pair goals that can hold together, each composition once."""
     rng = np.random.default_rng(size)
     pairs = [(relation, a, b) for relation in RELATIONS for a, b in permutations(COLOURS, 2)]
     found: dict[frozenset, tuple[tuple[str, str, str], ...]] = {}
@@ -247,7 +247,7 @@ def _compositions(size: int, count: int) -> list[tuple[tuple[str, str, str], ...
 
 
 def _compatible(parts: tuple[tuple[str, str, str], ...]) -> bool:
-    """No ball has two neighbours on one side, and the relations form no circle."""
+    """Return whether no ball has two neighbours on one side and the relations form no cycle."""
     sides = [side for relation, a, b in parts for side in ((b, relation), (a, _OPPOSITE[relation]))]
     group = {colour: colour for colour in COLOURS}
     for _, a, b in parts:
@@ -268,9 +268,10 @@ def _positions(states: NDArray) -> NDArray:
 
 
 def _worst_first(costs: NDArray) -> NDArray:
-    """Costs of parts (..., K) as one, (...): the norm weighs the part that is farthest off, or searches get stuck.
+    """Combine the costs of parts (..., K) into one, (...), with a norm that stresses the part that is farthest off.
 
-    One push of lookahead reaches 95% of the goals of three parts with it, and 74% by the sum (100 episodes each).
+    With it, one push of lookahead reaches 95% of the goals of three parts; with the sum alone the search gets stuck
+    and reaches 74% (100 episodes each).
     """
     return costs.sum(-1) + 2 * np.linalg.norm(costs, axis=-1)
 

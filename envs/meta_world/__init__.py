@@ -1,4 +1,4 @@
-"""Meta-World: a robot arm that reaches, pushes, opens and presses, as it is told in words."""
+"""Meta-World: a robot arm that reaches, pushes, opens and presses, as told in words."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ class MissingMetaWorld(ImportError):
 
 
 def make(split: Split = "train", horizon: int = 100, render_mode: str | None = None) -> LanguageEnv:
-    """The environment behind ``gymnasium.make("envs:MetaWorld-v0")``.
+    """Create the environment of ``gymnasium.make("envs:MetaWorld-v0")``.
 
     Args:
-        split: where goals are drawn from when ``reset`` names none.
-        horizon: steps after which an episode is truncated, at most 500; the two composed tasks have twice as many.
+        split: the split that goals are drawn from when ``reset`` names none.
+        horizon: the number of steps after which an episode is truncated, at most 500; the two composed tasks have twice
+            as many.
         render_mode: ``"rgb_array"`` or None. Rendering needs EGL.
 
     Raises:

@@ -1,7 +1,7 @@
-"""How often the predicates say what the library says: ``python -m envs.meta_world.agreement [--episodes 20]``.
+"""How often the predicates agree with the library: ``python -m envs.meta_world.agreement [--episodes 20]``.
 
 Each task is played by its expert, by the expert with noise on its actions and by a random policy, to the end of the
-horizon whether or not it succeeds, and every step is judged by both.
+horizon whether or not it succeeds. Both judge every step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Agreement:
 
     @property
     def steps(self) -> float:
-        """The share of steps on which both say the same."""
+        """The share of steps on which both agree."""
         return float((self.ours == self.library).mean())
 
     @property
@@ -39,7 +39,7 @@ class Agreement:
 
 
 def compare(task: str, policy: str, num_episodes: int, horizon: int | None = None) -> Agreement:
-    """Judge whole episodes of a policy, one of `POLICIES`; composed tasks have a horizon for each of their steps."""
+    """Judge whole episodes of a policy, one of `POLICIES`; composed tasks get one horizon for each of their steps."""
     horizon = horizon or 100 * len(STEPS[task])
     judged = [_judge(task, policy, seed, horizon) for seed in range(num_episodes)]
     return Agreement(np.array([ours for ours, _ in judged]), np.array([library for _, library in judged]))

@@ -13,8 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from envs.meta_world.predicates import BOLT
 
-BUTTON_STIFFNESS = 20.0  # N/m: the coffee button comes back by itself, so that only pressing it last counts
-PRESSED = 0.01  # how far the coffee button must go in, metres; it is 0.02 from its target then, as in coffee-button
+BUTTON_STIFFNESS = 20.0  # N/m: the coffee button comes back by itself, so only pressing it last counts
+PRESSED = 0.01  # how far the coffee button must go in, metres; it is then 0.02 from its target, as in coffee-button
 MUG_RADIUS = 0.07  # as in coffee-push
 BOLT_DOWN, BOLT_UP = np.pi / 2, np.radians(28)  # angles; up to this one the bolt's end is where door-unlock wants it
 DOOR_RADIUS = 0.08  # as in door-open
@@ -24,7 +24,7 @@ class MakeCoffeeEnv(SawyerCoffeePushEnvV3):
     """coffee-push in which the machine's button counts too: the mug must be in its place while the button is in.
 
     The first object is the mug, the second the button. The library's button stays where it was pushed; this one has a
-    spring, so that a state tells the order of the two steps.
+    spring, so a state tells the order of the two steps.
     """
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
@@ -39,7 +39,7 @@ class MakeCoffeeEnv(SawyerCoffeePushEnvV3):
         return np.hstack((super()._get_quat_objects(), (1.0, 0.0, 0.0, 0.0)))
 
     def evaluate_state(self, obs: NDArray, action: NDArray) -> tuple[float, dict[str, Any]]:
-        """Success by the simulator's own coordinates; there is no reward."""
+        """Judge success by the simulator's own coordinates; there is no reward."""
         away = np.linalg.norm(self.get_body_com("obj") - self._target_pos)
         pressed = self.data.joint("goal_slidey").qpos.item() >= PRESSED
         return 0.0, {"success": float(away <= MUG_RADIUS and pressed)}
@@ -71,14 +71,14 @@ class LockedDoorOpenEnv(SawyerDoorEnvV3):
         super()._set_obj_xyz(pos)
 
     def evaluate_state(self, obs: NDArray, action: NDArray) -> tuple[float, dict[str, Any]]:
-        """Success by the simulator's own coordinates; there is no reward."""
+        """Judge success by the simulator's own coordinates; there is no reward."""
         unlocked = self.data.joint("bolt_hinge").qpos.item() <= BOLT_UP
         away = abs(self.data.geom("handle").xpos - self._target_pos)[0]
         return 0.0, {"success": float(unlocked and away <= DOOR_RADIUS)}
 
 
 def _add_bolt(spec: mujoco.MjSpec) -> None:
-    """The lock of the library's doorlockA, with the names and sizes it has there."""
+    """Add the lock of the library's doorlockA, with the names and sizes it has there."""
     safe = spec.body("doorlockB")
     solid, shown = spec.find_default("dl_col"), spec.find_default("dl_base")
     box, mesh = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_MESH

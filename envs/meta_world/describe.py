@@ -1,4 +1,4 @@
-"""A state of Meta-World in words: where things are, in centimetres, and which way they lie from each other."""
+"""A state of Meta-World in words: where things are, in centimetres, and in which direction from each other."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _NAMES = {
     "coffee button": "button of the coffee machine",
 }
 _WAYS = (("right", "left"), ("ahead", "back"), ("up", "down"))
-NOTHING = 0.5  # less than this is no way at all, centimetres
+NOTHING = 0.5  # smaller offsets are not mentioned, centimetres
 OPEN, SHUT = 0.9, 0.3  # opening of the gripper; it is 0.26 when the fingers meet
 
 
 def describe(state: ArrayLike) -> str:
-    """The text of a state (D,): gripper, objects, target and wall; right is +x, ahead +y, up +z."""
+    """Describe a state (D,): gripper, objects, target and wall; right is +x, ahead +y, up +z."""
     state = np.asarray(state)
     centimetres = (100 * state).tolist()
     tool, target, wall = centimetres[TOOL], centimetres[TARGET], centimetres[WALL]

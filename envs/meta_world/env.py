@@ -14,7 +14,7 @@ from envs.goals import unknown
 from envs.meta_world.scene import CONTENTS, Play
 from envs.meta_world.state import STATE_SIZE
 
-BOUND = 10.0  # no number of a state is ever beyond this
+BOUND = 10.0  # no number of a state ever exceeds this
 MAX_STEPS = 500  # the library's own limit
 PICTURE_SIZE = 480
 CAMERA = "corner"
@@ -27,11 +27,11 @@ class CannotRender(RuntimeError):
 class MetaWorldEnv(gymnasium.Env):
     """The scenes of Meta-World 3 (Yu et al., 2019; McLean et al., 2025) and two composed ones.
 
-    State: float32 (59,), see `envs.meta_world.state`. Action: float32 (4,) in [-1, 1], three steps of the hand, of up
+    State: float32 (59,), see `envs.meta_world.state`. Action: float32 (4,) in [-1, 1]: three steps of the hand, of up
     to 1 cm, and the gripper (-1 opens, 1 shuts).
 
-    ``reset(seed=..., options={"task": name})`` decides everything, object and target included, which the library
-    leaves to the constructor. Without a task it draws one. Nothing of the library is changed.
+    ``reset(seed=..., options={"task": name})`` decides everything, including the object and target, which the library
+    leaves to the constructor. Without a task it draws one. The library itself is left unchanged.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 (Gymnasium's own convention)
@@ -64,7 +64,7 @@ class MetaWorldEnv(gymnasium.Env):
         if task not in CONTENTS:
             raise ValueError(unknown("task", task, list(CONTENTS)))
         self._task = task
-        self.play = None  # or it would be put aside
+        self.play = None  # otherwise that episode would be set aside
         self.play = Play(task, self.np_random)
         return self._state(), {"task": task}
 
@@ -74,7 +74,7 @@ class MetaWorldEnv(gymnasium.Env):
         return self._state(), 0.0, False, False, {}
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The scene from a corner as (480, 480, 3), or None without a render mode."""
+        """Draw the scene from a corner as (480, 480, 3), or return None without a render mode."""
         if self.render_mode is None:
             return None
         scene = self._playing().refresh()

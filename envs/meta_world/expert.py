@@ -1,4 +1,4 @@
-"""Scripted experts: the library's policies, one of them steadied, and two of our own for the composed tasks."""
+"""Scripted experts: the library's policies, one of them steadier, and two of our own for the composed tasks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class MetaWorldExpert:
 
 
 def expert_action(task: str, state: NDArray) -> NDArray[np.float32]:
-    """The expert's action (4,) in a state (D,)."""
+    """Return the expert's action (4,) in a state (D,)."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Constant")  # that actions would be clipped, as they are here
+        warnings.filterwarnings("ignore", message="Constant")  # says that actions would be clipped, as they are here
         action = _policy(task)(np.array(state, np.float64))  # a copy: some policies write into what they are given
     return np.clip(action, -1.0, 1.0).astype(np.float32)
 
@@ -51,7 +51,7 @@ def _go(state: NDArray, to: NDArray, grip: float, gain: float = 10.0) -> NDArray
 
 
 def door_lock(state: NDArray) -> NDArray:
-    """As the library's, which lets go of the lock where the hand has slipped by 2 cm: this one pushes on up to 5 cm."""
+    """Act as the library does, but keep pushing the lock until the hand has slipped by 5 cm, where it stops at 2 cm."""
     beside = state[FIRST] + np.array([-0.02, -0.02, 0.0])
     slipped = state[HAND] - beside
     if np.hypot(slipped[0], slipped[1]) < 0.05 and -0.01 < slipped[2] < 0.08:

@@ -1,7 +1,7 @@
-"""How the tasks of Meta-World are said: twenty phrasings for each task in each split where it stands.
+"""How the tasks of Meta-World are phrased: twenty phrasings for each task in each of its splits.
 
-A phrasing is one of five phrases in one of four frames. Every `rephrase` phrasing holds at least one word that occurs
-in no training phrasing, and no phrasing of one split occurs in another.
+A phrasing is one of five phrases in one of four frames. Every `rephrase` phrasing has at least one word that occurs in
+no training phrasing, and no phrasing of one split occurs in another.
 """
 
 from __future__ import annotations
@@ -266,5 +266,5 @@ PHRASES: dict[Split, Phrases] = {
 
 
 def phrasings(task: str, split: Split) -> tuple[str, ...]:
-    """The twenty phrasings of a task in a split; neighbours are in different frames."""
+    """Return the twenty phrasings of a task in a split; neighbours are in different frames."""
     return tuple(frame.format(phrase) for phrase in PHRASES[split][task] for frame in _FRAMES[split])

@@ -1,4 +1,4 @@
-"""A state of Meta-World as a picture, without a graphics driver, so that imagined states can be drawn as well."""
+"""Pictures of Meta-World states, real or imagined, drawn without a graphics driver."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FIRST, _SECOND, _TABLE = "#c0392b", "#2c6fbb", "#eceae4"
 
 
 def draw(state: ArrayLike) -> NDArray[np.uint8]:
-    """The table from above (right is +x, up is +y) over the view from the left (right is +y): (H, W, 3)."""
+    """Draw the table from above (right is +x, up is +y) over the view from the left (right is +y): (H, W, 3)."""
     state = np.nan_to_num(np.asarray(state, np.float64)).clip(-LIMIT, LIMIT)
     top = _view(state, (0, 1), X_RANGE, Y_RANGE, "from above")
     side = _view(state, (1, 2), Y_RANGE, Z_RANGE, "from the side")

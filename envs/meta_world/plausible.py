@@ -1,6 +1,6 @@
 """Whether physics could have made a transition of Meta-World, as far as states tell.
 
-The bounds leave room around what was measured in 19,800 real transitions of experts, experts with noise and random
+The bounds leave a margin around what was measured in 19,800 real transitions of experts, experts with noise and random
 actions: the hand moved by at most 3.4 cm in a step, an object by 3.1 cm, or by 0.9 cm while the tool was farther than
 25 cm from every object; the tool centre was within 0.5 cm of its place under the hand; the gripper opened or shut by at
 most 0.08.
@@ -17,11 +17,11 @@ HAND_LOW, HAND_HIGH = np.array([-0.58, 0.32, -0.03]), np.array([0.58, 1.08, 0.58
 MAX_HAND_STEP = 0.05
 MAX_OBJECT_STEP = 0.06
 MAX_OPENING_STEP = 0.15
-REACH = 0.25  # an object farther from the tool than this is moved by nothing but its own momentum
+REACH = 0.25  # an object farther from the tool than this moves only by its own momentum
 MAX_DRIFT = 0.02
 TOOL_OFFSET, TOOL_SLACK = np.array([0.0, 0.0, -0.045]), 0.02
 SLACK = 0.02  # of what cannot move at all
-MEMORY_SLACK = 0.05  # of positions in the frame before
+MEMORY_SLACK = 0.05  # of positions in the previous frame
 
 _CONSTANT = np.r_[TARGET, BASE, WALL]
 _POSITIONS = np.r_[HAND, FIRST, SECOND]
@@ -29,7 +29,7 @@ _REMEMBERED = _POSITIONS + PREVIOUS_FRAME.start
 
 
 def plausible(states: NDArray, next_states: NDArray) -> NDArray[np.bool_]:
-    """Whether nothing jumps, moves by itself or changes what cannot: (..., D), (..., D) -> (...)."""
+    """Return whether nothing jumps, moves by itself or changes if it cannot: (..., D), (..., D) -> (...)."""
     change = next_states - states
     hand, opening, tool = next_states[..., HAND], next_states[..., OPENING], next_states[..., TOOL]
     moved = np.stack([_norm(change[..., part]) for part in (FIRST, SECOND)])

@@ -1,7 +1,7 @@
-"""When a task is done and how far from it a state is: pure functions of states, without the simulator.
+"""When a task is done and how far a state is from that: pure functions of states, without the simulator.
 
 Each task has one step, the composed ones two. A step is done while its gap, a distance in metres, is at most its
-radius. Gaps and radii are those of the library's ``info["success"]``; `envs.meta_world.agreement` compares them.
+radius. Gaps and radii match the library's ``info["success"]``; `envs.meta_world.agreement` compares them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from envs.meta_world.state import BASE, FIRST, SECOND, TARGET, TOOL
 
 Distance: TypeAlias = Callable[[NDArray, NDArray], NDArray[np.floating]]
 
-GAP_WEIGHT = 2.0  # of a metre of gap beside a metre of approach
-STEP_COST = 1.0  # of a step that others wait for; more than any approach, so that doing it always pays
+GAP_WEIGHT = 2.0  # of a metre of gap relative to a metre of approach
+STEP_COST = 1.0  # of a step that others wait for; more than any approach, so doing it always pays
 AIM = 0.5  # gaps cost nothing below this share of the radius, where a step is safely done
 TOUCH = 0.05  # the tool is at an object within this, metres
 HAMMER_HEAD = np.array([0.16, 0.06, 0.0])  # from the hammer's origin, as in the library's reward
 NAIL_TRAVEL = 0.1  # from out to in; the library asks for 0.09
 COFFEE_BUTTON_IN = 0.03  # y of the coffee button when it is all the way in, from the mug's place
-# Where the bolt is hinged, from the centre of the safe: above the door and in front of the frame. It hangs down before
-# the door until it is turned up, so that the door stays shut by contact alone.
+# Where the bolt is hinged, from the centre of the safe: above the door and in front of the frame. It hangs down in
+# front of the door until it is turned up: the door stays shut by contact alone.
 BOLT = np.array([-0.08, -0.107, 0.197])
 BOLT_END = BOLT[0] + 0.1  # x of the target for the bolt's end from the safe's centre, as door-unlock has it
 
@@ -35,9 +35,9 @@ class Step:
     """One thing to be done.
 
     Attributes:
-        gap: metres left, from states and starts (..., D) to (...).
+        gap: the metres left: states and starts (..., D) -> (...).
         radius: the gap at which it is done.
-        approach: metres to go before the gap can shrink, likewise.
+        approach: the metres to go before the gap can shrink, likewise.
     """
 
     gap: Distance
@@ -46,12 +46,12 @@ class Step:
 
 
 def achieved(task: str, states: NDArray, start: NDArray) -> NDArray[np.bool_]:
-    """Whether the task is done in each state, (..., D) -> (...). Only ``hammer`` looks at the start."""
+    """Return whether the task is done in each state, (..., D) -> (...). Only ``hammer`` uses the start."""
     return np.logical_and.reduce([step.gap(states, start) <= step.radius for step in STEPS[task]])
 
 
 def cost(task: str, states: NDArray, start: NDArray) -> NDArray[np.floating]:
-    """How far each state is from done, (..., D) -> (...).
+    """Return how far each state is from done, (..., D) -> (...).
 
     The gaps of all steps, the approach to the first that is not done, and a fixed cost for each that others wait for.
     """
@@ -70,12 +70,12 @@ def _distance(offset: NDArray) -> NDArray[np.floating]:
 
 
 def _to_target(part: slice, shift: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Distance:
-    """From a part of the state, shifted, to the target."""
+    """Measure the distance from a part of the state, shifted, to the target."""
     return lambda states, start: _distance(states[..., part] + shift - states[..., TARGET])
 
 
 def _along(axis: int, part: slice, mark: slice, shift: float = 0.0) -> Distance:
-    """Along one axis from a part of the state to a mark in it, shifted."""
+    """Measure along one axis from a part of the state to a mark in it, shifted."""
     return lambda states, start: np.abs(states[..., part][..., axis] - states[..., mark][..., axis] - shift)
 
 
@@ -92,13 +92,13 @@ def _nail_left(states: NDArray, start: NDArray) -> NDArray[np.floating]:
 
 
 def _hammer_to_nail(states: NDArray, start: NDArray) -> NDArray[np.floating]:
-    """The tool to the hammer and its head to the nail; the head starts some 40 cm from it."""
+    """Add the distances of tool to hammer and of its head to the nail, from which the head starts some 40 cm away."""
     head = states[..., FIRST] + HAMMER_HEAD
     return _tool_to(FIRST)(states, start) + _distance(head - states[..., SECOND])
 
 
 def _button_out(states: NDArray, start: NDArray) -> NDArray[np.floating]:
-    """Below zero where a strong hand presses the button in farther than it goes."""
+    """Return how far the button is out, below zero where a strong hand presses it in farther than it goes."""
     return states[..., TARGET][..., 1] + COFFEE_BUTTON_IN - states[..., SECOND][..., 1]
 
 

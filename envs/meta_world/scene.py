@@ -1,8 +1,8 @@
-"""The library's scenes, each compiled once in a process and shared by the environments that play in it.
+"""The library's scenes, each compiled once per process and shared by the environments that play in it.
 
-A scene holds some 25 MB and takes 0.2 s to make, and a rollout may keep dozens of environments, each of which may come
-to every task. So an environment owns no scene but a `Play`: an episode that is put aside, bit for bit, while another
-one is played in the same scene. Scenes are not for several threads at once.
+A scene holds some 25 MB and takes 0.2 s to make, and a rollout may keep dozens of environments, each of which may get
+any task. So an environment owns no scene, only a `Play`: an episode that is set aside, bit for bit, while another one
+is played in the same scene. Scenes are not thread-safe.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from envs.meta_world.composed import LockedDoorOpenEnv, MakeCoffeeEnv
 from envs.meta_world.state import BASE, FLAGS, OBSERVATION, STATE_SIZE, TOOL, WALL, flags
 
-MIN_GAP = 0.15  # between an object's start and its target on the table; nearer draws are refused, as in the library
+MIN_GAP = 0.15  # between an object's start and its target on the table; closer draws are refused, as in the library
 _COMPOSED = {"make-coffee": MakeCoffeeEnv, "locked-door-open": LockedDoorOpenEnv}
 _FULL = mujoco.mjtState.mjSTATE_INTEGRATION
 
@@ -63,16 +63,16 @@ CONTENTS = {
 
 @cache
 def scene(task: str) -> Scene:
-    """The scene of a task; made at the first call."""
+    """Return the scene of a task, which is made at the first call."""
     return Scene(task)
 
 
 class Scene:
     """The simulation of one task, with fast resets.
 
-    The library brings the hand to its rest by 250 physics steps at each reset, twice. Here they are taken once; each
-    reset goes back to their end. The hand rests within 6 mm of where the library has it: there the arm may brush the
-    fixture of this or the last episode on its way.
+    At each reset, the library brings the hand to rest by 250 physics steps, twice. Here they are taken once, and each
+    reset goes back to their end. The hand rests within 6 mm of where the library has it: in the library, the arm may
+    brush the fixture of this or the last episode on its way.
     """
 
     def __init__(self, task: str) -> None:
@@ -90,7 +90,7 @@ class Scene:
         self._find_rest()
 
     def _show_target(self) -> None:
-        """Have the target observed, as the library does when it is given one of its own tasks."""
+        """Include the target in observations, as the library does when it is given one of its own tasks."""
         self.native._partially_observable = False
         vars(self.native).pop("sawyer_observation_space", None)  # cached with a target of zeros, which would clip it
         self.native._set_task_called = True
@@ -98,23 +98,22 @@ class Scene:
 
     def _find_rest(self) -> None:
         self.native._last_rand_vec = self.draw(np.random.default_rng(0))
-        self.native.reset()  # some scenes read at a reset what the reset before has set
+        self.native.reset()  # in some scenes, a reset reads what the previous one has set
         mujoco.mj_resetData(self.model, self.data)
         self.native._reset_hand()
         mujoco.mj_getState(self.model, self.data, self._rest, _FULL)
         self.native._reset_hand = self._return_to_rest
 
     def _return_to_rest(self) -> None:
-        """In place of the library's 250 steps; its reset calls this."""
+        """Return the hand to rest; the library's reset calls this in place of its 250 steps."""
         mujoco.mj_setState(self.model, self.data, self._rest, _FULL)
         mujoco.mj_forward(self.model, self.data)
         self.native.init_tcp = self.native.tcp_center
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Where the object and the target, or the fixture, shall be: (3,) or (6,), metres.
+        """Draw where the object and the target, or the fixture, are to be: (3,) or (6,), metres.
 
-        The library would look for ever for a better draw than one it is made to use, so those it refuses are refused
-        here.
+        Given a draw that it refuses, the library would look for a better one forever, so such draws are refused here.
         """
         space = self.native._random_reset_space
         while True:
@@ -127,16 +126,16 @@ class Scene:
         self.native.reset_model()
         # Without this the first observation is stale: a window's handle is seen 0.2 m from where it is.
         mujoco.mj_forward(self.model, self.data)
-        self.native._get_obs()  # makes the frame before the first one equal to it
+        self.native._get_obs()  # makes the previous frame equal to the first one
 
     def step(self, action: NDArray[np.float32]) -> None:
-        """What the library's step does to the world, without the reward that takes most of its time."""
+        """Step the world as the library does, without the reward, which takes most of its time."""
         self.native.set_xyz_action(action[:3])
         self.native.do_simulation([action[3], -action[3]], self.native.frame_skip)
         mujoco.mj_forward(self.model, self.data)
 
     def observe(self) -> NDArray[np.float32]:
-        """The state (D,); to be asked once a step, since the library moves the frame before on."""
+        """Return the state (D,). Call it once per step, since each call replaces the library's previous frame."""
         state = self._constant.copy()
         state[OBSERVATION] = self.native._get_obs()
         state[TOOL] = self.data.site_xpos[self._fingers].mean(0)
@@ -144,14 +143,12 @@ class Scene:
             state[BASE] = self.model.body_pos[self._base]
         return state
 
-    def save(self) -> AgentObservation:
+    def save(self) -> SavedScene:
         physics = np.empty_like(self._rest)
         mujoco.mj_getState(self.model, self.data, physics, _FULL)
-        return AgentObservation(
-            physics, self.model.body_pos.copy(), self.model.site_pos.copy(), vars(self.native).copy()
-        )
+        return SavedScene(physics, self.model.body_pos.copy(), self.model.site_pos.copy(), vars(self.native).copy())
 
-    def load(self, moment: AgentObservation) -> None:
+    def load(self, moment: SavedScene) -> None:
         mujoco.mj_setState(self.model, self.data, moment.physics, _FULL)
         self.model.body_pos[:] = moment.body_positions
         self.model.site_pos[:] = moment.site_positions
@@ -159,8 +156,8 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class AgentObservation:
-    """All that a scene needs to go on from: what the simulator, the model and the library's object remember."""
+class SavedScene:
+    """All that a scene needs to go on: what the simulator, the model and the library's object remember."""
 
     physics: NDArray
     body_positions: NDArray
@@ -172,36 +169,36 @@ class Play:
     """An episode in a scene, independent of the others that are played there.
 
     Args:
-        task: whose scene.
-        rng: where the draw of object, fixture and target comes from.
+        task: the task whose scene is played.
+        rng: the generator that draws object, fixture and target.
     """
 
     def __init__(self, task: str, rng: np.random.Generator) -> None:
         self.scene = scene(task)
-        self._aside: AgentObservation | None = None
+        self._aside: SavedScene | None = None
         self._take_over()
         self.scene.reset(self.scene.draw(rng))
         self.state = self.scene.observe()
 
     def step(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The next state (D,)."""
+        """Take one step and return the next state (D,)."""
         self._resume()
         self.scene.step(action)
         self.state = self.scene.observe()
         return self.state
 
     def refresh(self) -> Scene:
-        """The scene with all that follows from this episode's state worked out, for looking at it from outside."""
+        """Return the scene with all that follows from this episode's state computed, for inspection from outside."""
         self._resume()
         moment = self.scene.save()
         mujoco.mj_forward(self.scene.model, self.scene.data)
-        self.scene.load(moment)  # the solver would start from elsewhere otherwise
+        self.scene.load(moment)  # otherwise the solver would start from elsewhere
         for site in self.scene.native._target_site_config:
             self.scene.native._set_pos_site(*site)
         return self.scene
 
     def library_success(self, action: NDArray[np.float32]) -> bool:
-        """What the library's ``info["success"]`` would have been after this action, the last one taken."""
+        """Return what the library's ``info["success"]`` would have been after this action, the last one taken."""
         native = self.refresh().native
         space = native.sawyer_observation_space
         observation = self.state[OBSERVATION].astype(np.float64)
@@ -216,7 +213,7 @@ class Play:
             self.scene.load(self._aside)
 
     def _take_over(self) -> None:
-        """Put the episode that is being played aside, if anyone still wants it."""
+        """Set aside the episode that is being played, if anyone still wants it, and play this one."""
         before = self.scene.played() if self.scene.played is not None else None
         if before is not None:
             before._aside = self.scene.save()

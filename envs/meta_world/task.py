@@ -1,4 +1,4 @@
-"""The goals of Meta-World and the predicates, rewards and words that belong to them."""
+"""The goals of Meta-World and their predicates, rewards and texts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
 
 
 class MetaWorldTask(LanguageTask):
-    """Twenty tasks of Meta-World and two composed ones, as in ImagineBench; a goal and a family for each.
+    """Twenty tasks of Meta-World and two composed ones, as in ImagineBench; each is one goal and one family.
 
     The reward of a transition is ``10 * (cost(s) - cost(s')) + 10 * achieved(s')``, with a cost in metres that grades
     how far a state is from done (`envs.meta_world.predicates.cost`); it needs no simulator.
 
     Args:
-        horizon: steps after which an episode is truncated, at most 500. Tasks of two steps have twice as many.
+        horizon: the number of steps after which an episode is truncated, at most 500; doubled for tasks of two steps.
     """
 
     def __init__(self, horizon: int = 100) -> None:
@@ -45,7 +45,7 @@ class MetaWorldTask(LanguageTask):
         return None
 
     def parse_action(self, text: str) -> NDArray[np.float32]:
-        """The action (4,) that a text such as ``0.1 -0.5 0 1`` names: steps right, ahead and up, and the gripper."""
+        """Return the action (4,) of a text such as ``0.1 -0.5 0 1``: steps right, ahead and up, and the gripper."""
         numbers = np.array(_NUMBER.findall(text), np.float32)
         if numbers.shape != (4,) or not (np.abs(numbers) <= 1).all():
             raise InvalidAction(f"{text!r} is no action: four numbers from -1 to 1 are, such as '0.1 -0.5 0 1'")
@@ -55,7 +55,7 @@ class MetaWorldTask(LanguageTask):
         return achieved(goal.id, np.asarray(states), start_of(states, start))
 
     def cost(self, goal: Goal, states: NDArray, start: NDArray | None = None) -> NDArray[np.floating]:
-        """How far each state is from the goal, (..., D) -> (...), in metres."""
+        """Return how far each state is from the goal, (..., D) -> (...), in metres."""
         return cost(goal.id, np.asarray(states), start_of(states, start))
 
     def reward(

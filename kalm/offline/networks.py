@@ -11,7 +11,7 @@ from llm_agents.models.text_encoder import PackedFeatures
 
 
 class AttentionPooling(nn.Module):
-    """The token features of N texts as one vector each, (N, num_queries * value_size), by learned queries.
+    """Pools the token features of N texts into one vector each, (N, num_queries * value_size), by learned queries.
 
     Trained with the policy, it can tell *which* ball is to go *where*, which the mean of the features cannot.
     """
@@ -27,7 +27,7 @@ class AttentionPooling(nn.Module):
     def forward(self, text: PackedFeatures) -> Tensor:
         scores, values = self._scores_and_values(text.features)
         if self.training and self.token_dropout:
-            # Tokens that are sometimes missing cannot be relied on one by one: a word never seen does less harm.
+            # No single token can be relied on if it is sometimes missing: a word never seen then does less harm.
             dropped = torch.rand(len(scores), 1, device=scores.device) < self.token_dropout
             scores = scores.masked_fill(dropped, -1e4)
         weights = softmax_by_text(scores, text.lengths)
@@ -35,14 +35,14 @@ class AttentionPooling(nn.Module):
         return sum_by_text(weighted.flatten(1), text.lengths)
 
     def _scores_and_values(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Every query's score of every token (T, Q) and every token's value (T, V), both linear: in one product."""
+        """Compute each query's score of each token (T, Q) and each token's value (T, V): linear, so in one product."""
         weight = torch.cat([self.queries @ self.to_key.weight, self.to_value.weight])
         bias = torch.cat([self.queries @ self.to_key.bias, self.to_value.bias])
         return functional.linear(features, weight, bias).split([len(self.queries), self.to_value.out_features], -1)
 
 
 def softmax_by_text(scores: Tensor, lengths: Tensor) -> Tensor:
-    """The softmax of packed scores (T, Q) over the tokens of each text."""
+    """Return the softmax of packed scores (T, Q) over the tokens of each text."""
     text_of = torch.arange(len(lengths), device=scores.device).repeat_interleave(lengths)
     constant = scores.detach()
     highest = constant.new_full((len(lengths), scores.shape[1]), float("-inf"))
@@ -52,16 +52,16 @@ def softmax_by_text(scores: Tensor, lengths: Tensor) -> Tensor:
 
 
 def sum_by_text(values: Tensor, lengths: Tensor) -> Tensor:
-    """The sums of packed values (T, K) over the tokens of each text, (N, K)."""
+    """Sum packed values (T, K) over the tokens of each text, (N, K)."""
     text_of = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths)
     return values.new_zeros(len(lengths), values.shape[1]).index_add(0, text_of, values)
 
 
 class GoalConditionedMLP(nn.Module):
-    """State (N, D) and goal text -> outputs (N, K), by an MLP over the state and the attention-pooled text.
+    """Maps state (N, D) and goal text to outputs (N, K), by an MLP over the state and the attention-pooled text.
 
     Args:
-        num_inputs: further numbers it reads, such as those of an action.
+        num_inputs: how many further numbers it reads, such as those of an action.
     """
 
     state_mean: Tensor

@@ -13,7 +13,8 @@ from kalm.action_space import ActionSpace
 from kalm.offline.networks import GoalConditionedMLP
 from kalm.trajectory_lm import StateNormalizer
 from llm_agents.models.text_encoder import PackedFeatures, TextEncoder
-from llm_agents.rollouts.rollout import ActionOutput, RunningEpisode
+from llm_agents.rollouts.observation import AgentObservation
+from llm_agents.rollouts.rollout import ActionOutput
 from llm_agents.runtime.devices import device_of, to_device
 from llm_agents.training.loop import Batch, OptimizerSettings
 
@@ -111,10 +112,12 @@ class PolicyAgent:
         self.temperature = temperature
 
     @torch.inference_mode()
-    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
+    def act(self, observations: Sequence[AgentObservation]) -> list[ActionOutput]:
         device = device_of(self.algorithm)
-        states = torch.stack([torch.from_numpy(episode.state) for episode in episodes]).to(device)
-        text = self.encoder.packed(self.encoder.rows([episode.instruction for episode in episodes]))
+        states = torch.stack([torch.from_numpy(observation.state) for observation in observations]).to(device)
+        text = self.encoder.packed(self.encoder.rows([observation.instruction for observation in observations]))
         action_scores = self.algorithm.action_scores(states, to_device(text, device)).cpu()
-        actions = self.algorithm.actions.decide(action_scores, [episode.rng for episode in episodes], self.temperature)
+        actions = self.algorithm.actions.decide(
+            action_scores, [observation.rng for observation in observations], self.temperature
+        )
         return [ActionOutput(action) for action in actions]

@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch.nn import functional as F
 
+from envs.episodes import Episode
 from llm_agents.models.text_encoder import TextEncoder
+from llm_agents.rollouts.observation import ActionWords
 from llm_agents.runtime.config import Settings
+from llm_agents.runtime.errors import UserError
 
 MAX_SHOWN_ACTIONS = 8
 
@@ -33,7 +36,7 @@ class Experience:
 
     Attributes:
         goal: the instruction.
-        actions: what was done, in words.
+        actions: the actions taken, in words.
         success: whether it ended well.
     """
 
@@ -43,23 +46,23 @@ class Experience:
 
 
 class MemorySettings(Settings):
-    """What is remembered and recalled."""
+    """What is remembered and retrieved."""
 
     renamed: ClassVar[Mapping[str, str]] = {"num_recalled": "num_retrieved"}
 
     capacity: int = Field(1000, ge=1)
-    """How many goals are remembered; the one that was added to longest ago is forgotten first."""
+    """How many goals are remembered; the one least recently added to is forgotten first."""
     num_retrieved: int = Field(1, ge=1)
-    """How many experiences are recalled."""
+    """How many experiences are retrieved."""
     min_similarity: float = Field(0.3, ge=0, le=1)
-    """Experiences of goals less similar than this are not recalled."""
+    """Experiences of goals less similar than this are not retrieved."""
 
 
 class TextualMemory:
-    """One experience for each goal: its shortest success, or its last failure where it never succeeded.
+    """One experience for each goal: its shortest success, or its last failure if it never succeeded.
 
-    An agent only reads it. Add episodes between rollouts and not while one runs, or what is decided in an episode would
-    depend on which others ended before.
+    An agent only reads it. Add episodes between rollouts, not while one runs: otherwise the decisions in an episode
+    would depend on which others ended before.
 
     Args:
         similarity: how similar a goal is to each of some others, at most 1: `word_overlap`, or `encoder_similarity`.
@@ -76,7 +79,7 @@ class TextualMemory:
 
     @property
     def experiences(self) -> list[Experience]:
-        """All that is remembered, added to longest ago first: `add` them to another memory to restore it."""
+        """All that is remembered, least recently added to first: `add` them to another memory to restore it."""
         return list(self._experiences.values())
 
     def add(self, experiences: Iterable[Experience]) -> None:
@@ -89,7 +92,7 @@ class TextualMemory:
                 self._experiences.popitem(last=False)
 
     def retrieve(self, goal: str) -> list[str]:
-        """What is worth knowing for a goal, the most similar first."""
+        """Return what is worth knowing for a goal, the most similar first."""
         if goal not in self._retrieved:
             self._retrieved[goal] = self._search(goal)
         return self._retrieved[goal]
@@ -101,22 +104,35 @@ class TextualMemory:
         return [in_words(experiences[i]) for i in order if similarity[i] >= self._settings.min_similarity]
 
 
+def experience_of(episode: Episode, words: ActionWords) -> Experience:
+    """Return what is remembered of an episode.
+
+    Raises:
+        UserError: its actions have no words.
+    """
+    steps = zip(episode.states[:-1], episode.actions, strict=True)
+    actions = [words.name(words.admissible(state), action) for state, action in steps]
+    if None in actions:
+        raise UserError("an episode whose actions have no words cannot be remembered: set memory to null")
+    return Experience(episode.instruction, tuple(map(str, actions)), episode.success)
+
+
 def restored(
     settings: MemorySettings, similarity: Similarity, metadata: Iterable[Mapping[str, Any]] = ()
 ) -> TextualMemory:
-    """A memory that holds what `as_metadata` wrote down."""
+    """Restore a memory from what `as_metadata` recorded."""
     memory = TextualMemory(settings, similarity)
     memory.add(Experience(fact["goal"], tuple(fact["actions"]), fact["success"]) for fact in metadata)
     return memory
 
 
 def as_metadata(memory: TextualMemory | None) -> list[dict[str, Any]]:
-    """What is remembered, as JSON can hold it."""
+    """Return what is remembered in a form that JSON can hold."""
     return [] if memory is None else [asdict(experience) for experience in memory.experiences]
 
 
 def in_words(experience: Experience) -> str:
-    """An experience as it stands in a prompt; a failure with the lesson from it."""
+    """Write an experience as it appears in a prompt; a failure with the lesson from it."""
     done = _run_lengths(experience.actions)
     if experience.success:
         return f"'{experience.goal}' was reached by: {done}."
@@ -128,7 +144,7 @@ def in_words(experience: Experience) -> str:
 
 
 def word_overlap(goal: str, others: Sequence[str]) -> NDArray[np.floating]:
-    """The share of words, and of words that come one before another, that two goals share (Jaccard); for each other.
+    """Return the share of words and of ordered word pairs that a goal has in common with each of the others (Jaccard).
 
     The order counts because "red left of blue" and "blue left of red" have the same words. Adjacent pairs would not do:
     "the red ball left of the blue ball" has the same ones with the colours swapped.
@@ -141,8 +157,10 @@ def word_overlap(goal: str, others: Sequence[str]) -> NDArray[np.floating]:
 
 
 def encoder_similarity(encoder: TextEncoder) -> Similarity:
-    """The cosine between sentence embeddings. It knows synonyms, but hardly tells swapped arguments apart (see
-    `llm_agents.models.text_encoder`)."""
+    """Return a similarity by the cosine between sentence embeddings.
+
+    It knows synonyms, but hardly tells swapped arguments apart (see `llm_agents.models.text_encoder`).
+    """
 
     def similarity(goal: str, others: Sequence[str]) -> NDArray[np.floating]:
         if not others:
@@ -154,14 +172,14 @@ def encoder_similarity(encoder: TextEncoder) -> Similarity:
 
 
 def _better(new: Experience, old: Experience) -> bool:
-    """A later failure teaches more than an earlier one, a shorter success more than a longer one."""
+    """Return whether the new one teaches more: a success after a failure, a shorter success, a later failure."""
     if not (new.success and old.success):
         return new.success or not old.success
     return len(new.actions) <= len(old.actions)
 
 
 def _run_lengths(actions: Sequence[str]) -> str:
-    """Actions in their order, repeated ones counted; of many, the last."""
+    """List actions in their order, counting repeats; of many, only the last."""
     runs = [(action, len(list(group))) for action, group in groupby(actions)]
     words = [action if count == 1 else f"{action} ({count} times)" for action, count in runs]
     cut = ["..."] if len(words) > MAX_SHOWN_ACTIONS else []

@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from llm_agents.agents.memory import TextualMemory
-from llm_agents.agents.observations import AgentObservation, ContextBuilder, Past
-from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.sampler import TokenReader
+from llm_agents.rollouts.observation import AgentObservation, PastStep
 from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
 
@@ -70,10 +70,6 @@ class PromptSettings(Settings):
         lines += [self.action_line.format(action="")] if self.num_past_actions else []
         return [line.strip() for line in (*lines, self.ending) if line.strip()]
 
-    def context_builder(self, memory: TextualMemory | None = None) -> ContextBuilder:
-        """Tells as much of the past as these settings show."""
-        return ContextBuilder(self.num_past_actions, self.num_past_observations, memory)
-
     @model_validator(mode="after")
     def _shows_observations_with_actions(self) -> PromptSettings:
         if self.num_past_observations > self.num_past_actions:
@@ -85,67 +81,69 @@ class PromptSettings(Settings):
 
 
 class PromptRenderer:
-    """Moments as token ids.
+    """Writes observations as prompts of token ids.
 
     Args:
-        lm: whose vocabulary and window count.
+        reader: whose vocabulary and context length count.
         settings: what is shown.
+        memory: experience to be recalled into the prompt. It is only read; fill it between rollouts.
 
     Raises:
         UserError: the model does not read tokens of its own vocabulary.
     """
 
-    def __init__(self, lm: LanguageModel, settings: PromptSettings) -> None:
-        if not lm.reads_tokens:
+    def __init__(self, reader: TokenReader, settings: PromptSettings, memory: TextualMemory | None = None) -> None:
+        if not reader.reads_tokens:
             raise UserError("an LLM agent reads tokens, not encoder features: set text_input to 'words' or 'phrases'")
         self.settings = settings
-        self._lm = lm
+        self._reader, self._memory = reader, memory
         self._cache: dict[str, list[int]] = {}
-        self._begin = [i for i in lm.tokenizer("")["input_ids"] if i == lm.tokenizer.bos_token_id]
+        tokenizer = reader.tokenizer
+        self._begin = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
 
-    def prompts(self, moments: Sequence[AgentObservation], reserved_tokens: int) -> list[list[int]]:
-        """A whole prompt for each moment.
+    def prompts(self, observations: Sequence[AgentObservation], reserved_tokens: int) -> list[list[int]]:
+        """Write a whole prompt for each observation.
 
-        Where a prompt is longer than the window, the oldest past steps are left out, then the last memories.
+        Where a prompt is too long for the context, the oldest past steps are left out, then the last memories.
 
         Args:
-            room: tokens to be left free behind each prompt.
+            reserved_tokens: how many tokens must be left free after each prompt.
 
         Raises:
-            UserError: a prompt is too long even without them.
+            UserError: a prompt is too long even without them, or an action that is to be shown has no words.
         """
         if len(self._cache) > MAX_CACHED_LINES:
             self._cache.clear()
-        self._tokenise(line for moment in moments for line in self.lines(moment))
-        return [self._fit(moment, self._lm.context_length - reserved_tokens) for moment in moments]
+        self._tokenise(line for observation in observations for line in self.lines(observation))
+        return [self._fit(observation, self._reader.context_length - reserved_tokens) for observation in observations]
 
-    def lines(self, moment: AgentObservation) -> list[str]:
-        """The lines of a prompt in which nothing is left out."""
-        past = [line for step in moment.past for line in self._past(step)]
-        return [*self._head(moment), *map(self._memory, moment.memories), *past, *self._tail(moment)]
+    def lines(self, observation: AgentObservation) -> list[str]:
+        """Return the lines of a prompt in which nothing is left out."""
+        past = [line for step in self._past_steps(observation) for line in step]
+        return [*self._head(observation), *self._memories(observation), *past, *self._tail(observation)]
 
-    def opening(self, moment: AgentObservation) -> list[int]:
-        """What an append-only history begins with, before the first observation."""
-        return self._begin + self._ids([*self._head(moment), *map(self._memory, moment.memories)])
+    def opening(self, observation: AgentObservation) -> list[int]:
+        """Return what an append-only history begins with, before the first observation."""
+        return self._begin + self._ids([*self._head(observation), *self._memories(observation)])
 
-    def next(self, moment: AgentObservation, listed: Sequence[str]) -> list[int]:
-        """What follows in an append-only history: the observation, and the line to be continued.
+    def next(self, observation: AgentObservation, listed: Sequence[str]) -> list[int]:
+        """Return what follows in an append-only history: the observation, and the line to be continued.
 
         Args:
             listed: the actions that were admissible before; if others are now, they are listed again.
         """
-        changed = self._actions(moment) if tuple(listed) != moment.actions else []
-        return self._ids([*changed, *self._tail(moment)])
+        changed = self._actions(observation) if tuple(listed) != observation.actions else []
+        return self._ids([*changed, *self._tail(observation)])
 
-    def _fit(self, moment: AgentObservation, context_length: int) -> list[int]:
-        head, tail = self._begin + self._ids(self._head(moment)), self._ids(self._tail(moment))
-        memories = [self._ids([self._memory(memory)]) for memory in moment.memories]
-        past = [self._ids(self._past(step)) for step in moment.past]
+    def _fit(self, observation: AgentObservation, context_length: int) -> list[int]:
+        head, tail = self._begin + self._ids(self._head(observation)), self._ids(self._tail(observation))
+        memories = [self._ids([line]) for line in self._memories(observation)]
+        past = [self._ids(lines) for lines in self._past_steps(observation)]
         spare = context_length - len(head) - len(tail)
         if spare < 0:
             raise UserError(
                 f"a prompt of {len(head) + len(tail)} tokens without any history does not fit into the "
-                f"{max(0, context_length)} that the model's window of {self._lm.context_length} leaves"
+                f"{max(0, context_length)} that the model's window of {self._reader.context_length} leaves"
             )
         num_memories = _how_many_fit(memories, spare)
         spare -= sum(map(len, memories[:num_memories]))
@@ -153,31 +151,45 @@ class PromptRenderer:
         parts = memories[:num_memories] + past[len(past) - num_past :]
         return head + [token for part in parts for token in part] + tail
 
-    def _head(self, moment: AgentObservation) -> list[str]:
+    def _head(self, observation: AgentObservation) -> list[str]:
         preamble = [f"{self.settings.preamble}\n"] if self.settings.preamble else []
-        return [*preamble, *self._actions(moment), *self._goal(moment, "first")]
+        return [*preamble, *self._actions(observation), *self._goal(observation, "first")]
 
-    def _goal(self, moment: AgentObservation, place: str) -> list[str]:
-        return [self.settings.goal_line.format(goal=moment.goal) + "\n"] if self.settings.goal_place == place else []
-
-    def _actions(self, moment: AgentObservation) -> list[str]:
-        if not (self.settings.list_actions and moment.actions):
+    def _goal(self, observation: AgentObservation, place: str) -> list[str]:
+        if self.settings.goal_place != place:
             return []
-        return [self.settings.actions_line.format(actions=", ".join(moment.actions)) + "\n"]
+        return [self.settings.goal_line.format(goal=observation.instruction) + "\n"]
 
-    def _memory(self, memory: str) -> str:
-        return self.settings.memory_line.format(memory=memory) + "\n"
+    def _actions(self, observation: AgentObservation) -> list[str]:
+        if not (self.settings.list_actions and observation.actions):
+            return []
+        return [self.settings.actions_line.format(actions=", ".join(observation.actions)) + "\n"]
 
-    def _past(self, step: Past) -> list[str]:
-        seen = [self._observation(step.observation)] if step.observation else []
+    def _memories(self, observation: AgentObservation) -> list[str]:
+        memories = [] if self._memory is None else self._memory.retrieve(observation.instruction)
+        return [self.settings.memory_line.format(memory=memory) + "\n" for memory in memories]
+
+    def _past_steps(self, observation: AgentObservation) -> list[list[str]]:
+        """The lines of each past step that is shown."""
+        settings, now = self.settings, len(observation.past)
+        first_seen = now - settings.num_past_observations
+        return [
+            self._past_step(observation.past[step], shows_text=step >= first_seen)
+            for step in range(max(0, now - settings.num_past_actions), now)
+        ]
+
+    def _past_step(self, step: PastStep, shows_text: bool) -> list[str]:
+        if step.action is None:
+            raise UserError("an action without words cannot be shown in a prompt: set prompts.num_past_actions to 0")
+        seen = [self._text(step.text)] if shows_text else []
         return [*seen, self.settings.action_line.format(action=step.action) + "\n"]
 
-    def _observation(self, text: str) -> str:
+    def _text(self, text: str) -> str:
         return self.settings.observation_line.format(observation=text) + "\n"
 
-    def _tail(self, moment: AgentObservation) -> list[str]:
-        invalid = [f"{self.settings.invalid_line}\n"] if moment.invalid else []
-        return [*invalid, self._observation(moment.observation), *self._goal(moment, "last"), self.settings.ending]
+    def _tail(self, observation: AgentObservation) -> list[str]:
+        invalid = [f"{self.settings.invalid_line}\n"] if observation.invalid else []
+        return [*invalid, self._text(observation.text), *self._goal(observation, "last"), self.settings.ending]
 
     def _ids(self, lines: Sequence[str]) -> list[int]:
         self._tokenise(lines)
@@ -186,7 +198,7 @@ class PromptRenderer:
     def _tokenise(self, lines: Iterable[str]) -> None:
         new = list(dict.fromkeys(line for line in lines if line not in self._cache))
         if new:
-            ids = self._lm.tokenizer(new, add_special_tokens=False)["input_ids"]
+            ids = self._reader.tokenizer(new, add_special_tokens=False)["input_ids"]
             self._cache.update(zip(new, ids, strict=True))
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from envs.episodes import Turn
 from llm_agents.agents.memory import TextualMemory
-from llm_agents.agents.observations import AgentObservation
 from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.action_scorer import ActionScorer
-from llm_agents.rollouts.rollout import ActionOutput, RunningEpisode
+from llm_agents.rollouts.observation import AgentObservation
+from llm_agents.rollouts.rollout import ActionOutput
 from llm_agents.runtime.errors import UserError
 
 
@@ -37,61 +37,57 @@ class ScoringAgent:
         memory: TextualMemory | None = None,
     ) -> None:
         self._scorer = scorer.eval()
-        self._context_builder = prompts.context_builder(memory)
-        self._renderer = PromptRenderer(scorer.lm, prompts)
+        self._renderer = PromptRenderer(scorer.lm, prompts, memory)
         self._temperature = temperature
 
     @torch.inference_mode()
-    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
-        """One decision a lane, drawn by its own randomness.
+    def act(self, observations: Sequence[AgentObservation]) -> list[ActionOutput]:
+        """Choose once for each observation, by the randomness of its episode.
 
         Raises:
-            UserError: an environment without action texts, or a prompt that does not fit into the model's window.
+            UserError: an environment without action texts, or a prompt that does not fit into the model's context.
         """
-        moments = [self._context_builder.of_running(episode) for episode in episodes]
-        for episode, moment in zip(episodes, moments, strict=True):
-            if not moment.actions:
-                raise UserError(f"{type(episode.env.task).__name__} has no action texts: a ScoringAgent needs some")
-        prompts = self.prompts(moments)
-        scores = self._scorer(prompts, [moment.actions for moment in moments])
+        if not all(observation.actions for observation in observations):
+            raise UserError("an environment without action texts: a ScoringAgent needs some to choose from")
+        prompts = self.prompts(observations)
+        scores = self._scorer(prompts, [observation.actions for observation in observations])
         log_probs = (scores.logits / (self._temperature or 1.0)).log_softmax(-1).cpu()
-        values = [None] * len(episodes) if scores.values is None else scores.values.tolist()
-        choices = self._choose(log_probs, episodes)
+        values = [None] * len(observations) if scores.values is None else scores.values.tolist()
+        choices = self._choose(log_probs, observations)
         return [
-            self._decide(episode, moment, prompt, choice, float(row[choice]), value)
-            for episode, moment, prompt, choice, row, value in zip(
-                episodes, moments, prompts, choices, log_probs, values, strict=True
+            self._output(observation, prompt, choice, float(row[choice]), value)
+            for observation, prompt, choice, row, value in zip(
+                observations, prompts, choices, log_probs, values, strict=True
             )
         ]
 
-    def prompts(self, moments: Sequence[AgentObservation]) -> list[list[int]]:
-        """The token ids of the prompt of each moment, as this agent shows it to its model."""
-        reserved_tokens = max((self._scorer.reserved_tokens(moment.actions) for moment in moments), default=0)
-        return self._renderer.prompts(moments, reserved_tokens)
+    @torch.inference_mode()
+    def values(self, observations: Sequence[AgentObservation]) -> list[float]:
+        """Return the value of each observation; zeros without a value head."""
+        scores = self._scorer(self.prompts(observations), [observation.actions for observation in observations])
+        return [0.0] * len(observations) if scores.values is None else scores.values.tolist()
 
-    def _choose(self, log_probs: Tensor, episodes: Sequence[RunningEpisode]) -> list[int]:
+    def prompts(self, observations: Sequence[AgentObservation]) -> list[list[int]]:
+        """Return the token ids of the prompt of each observation, as this agent shows it to its model."""
+        reserved = max((self._scorer.reserved_tokens(observation.actions) for observation in observations), default=0)
+        return self._renderer.prompts(observations, reserved)
+
+    def _choose(self, log_probs: Tensor, observations: Sequence[AgentObservation]) -> list[int]:
         if self._temperature == 0:
             return log_probs.argmax(-1).tolist()
         cumulative = log_probs.double().exp().cumsum(-1).numpy()
-        draws = [episode.rng.random() * row[-1] for episode, row in zip(episodes, cumulative, strict=True)]
+        draws = [o.rng.random() * row[-1] for o, row in zip(observations, cumulative, strict=True)]
         return [int((row <= draw).sum()) for row, draw in zip(cumulative, draws, strict=True)]
 
-    def _decide(
-        self,
-        episode: RunningEpisode,
-        moment: AgentObservation,
-        prompt: list[int],
-        choice: int,
-        log_prob: float,
-        value: float | None,
+    def _output(
+        self, observation: AgentObservation, prompt: list[int], choice: int, log_prob: float, value: float | None
     ) -> ActionOutput:
-        text = moment.actions[choice]
         turn = Turn(
             prompt_ids=prompt,
-            token_ids=list(self._scorer.action_set(tuple(moment.actions)).rows[choice]),
+            token_ids=list(self._scorer.action_set(observation.actions).rows[choice]),
             log_probs=[log_prob],
-            candidates=moment.actions,
+            candidates=observation.actions,
             choice=choice,
             value=value,
         )
-        return ActionOutput(episode.env.task.parse_action(text), turn)
+        return ActionOutput(text=observation.actions[choice], turn=turn)

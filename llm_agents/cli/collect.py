@@ -18,7 +18,7 @@ from envs.language import LanguageTask
 from llm_agents.agents.scripted import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.registry.environments import make_environment
 from llm_agents.rollouts.collect import EPISODES_PER_FILE, collect
-from llm_agents.rollouts.rollout import Agent
+from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.rollouts.specs import draw_specs
 from llm_agents.runtime.config import Settings, differences, parse_config, read_yaml
 from llm_agents.runtime.errors import UserError
@@ -94,6 +94,6 @@ def _keep_settings(settings: CollectSettings) -> None:
     write_atomically(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
-def _make_agent(name: str, random_fraction: float, task: LanguageTask) -> Agent:
+def _make_agent(name: str, random_fraction: float, task: LanguageTask) -> AnyAgent:
     agent = RandomAgent() if name == "random" else ExpertAgent(task)
     return NoisyAgent(agent, random_fraction) if random_fraction else agent

@@ -9,11 +9,11 @@ from llm_agents.runtime.checks import require_finite_tensor, require_shape
 
 
 def discounted_returns(rewards: Tensor, ends: Tensor, discount: float) -> Tensor:
-    """The discounted sum of the rewards from each step to the end of its episode, (T, N).
+    """Sum the discounted rewards from each step to the end of its episode, (T, N).
 
     ``R_t = r_t + discount * (1 - end_t) * R_{t+1}``
 
-    Nothing is added for what lies beyond the last step; where that counts, use `gae`.
+    Nothing is added for what lies beyond the last step; if that counts, use `gae`.
 
     Args:
         rewards: (T, N). Padding after the end of an episode must be zero, or cut off by ``ends``.
@@ -44,20 +44,20 @@ def gae(
     discount: float,
     gae_lambda: float,
 ) -> tuple[Tensor, Tensor]:
-    """Generalized advantage estimation (Schulman et al., ICLR 2016, equation 16).
+    """Estimate generalized advantages (Schulman et al., ICLR 2016, equation 16).
 
     ``delta_t = r_t + discount * (1 - terminated_t) * V(s_{t+1}) - V(s_t)``
 
     ``A_t = delta_t + discount * gae_lambda * (1 - terminated_t) * (1 - truncated_t) * A_{t+1}``
 
-    A terminated episode is worth nothing any more. A truncated one would have gone on: the value of its last state
-    counts, but nothing of the episode that follows it in the lane.
+    After termination nothing has value. A truncated episode would have gone on: the value of its last state counts,
+    but nothing of the next episode in its column.
 
     Args:
-        rewards: (T, N).
+        rewards: (T, N), each column holding the steps of one episode after another.
         values: (T, N), the value of the state in which each action was taken.
-        next_values: (T, N), the value of the state that it led to, before the lane starts anew: ``values`` one step
-            later where the episode goes on, the value of the last state where it ends or the lane is cut off.
+        next_values: (T, N), the value of the state that it led to, before the next episode starts: ``values`` one step
+            later where the episode goes on, the value of the last state where it ends or the column is cut off.
         terminated, truncated: (T, N) booleans, true at the last step of an episode.
         discount, gae_lambda: in [0, 1].
 
@@ -91,7 +91,7 @@ def gae(
 
 
 def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Advantages of mean zero and variance one over the mask, and zero outside it. Any shape.
+    """Scale advantages to mean zero and variance one over the mask, and zero outside it. Any shape.
 
     ``(A - mean(A)) / sqrt(var(A) + 1e-8)``, the variance with Bessel's correction. A single advantage becomes zero.
     """
@@ -101,7 +101,7 @@ def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
 
 
 def _accumulate(amounts: Tensor, ends: Tensor, decay: float) -> Tensor:
-    """``y_t = x_t + decay * (1 - end_t) * y_{t+1}``, for all lanes at once."""
+    """Return ``y_t = x_t + decay * (1 - end_t) * y_{t+1}``, for all columns at once."""
     total = torch.empty_like(amounts)
     following = torch.zeros_like(amounts[0])
     for step in reversed(range(len(amounts))):

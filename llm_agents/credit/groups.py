@@ -1,4 +1,4 @@
-"""Credit within a group of episodes that share goal and start."""
+"""Credit within a group of episodes that share a goal and a start."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ STD_EPSILON = 1e-4  # as in TRL: with rewards of 0 and 1 it changes an advantage
 
 
 class GroupCredit(NamedTuple):
-    """What group methods give.
+    """The result of a group method.
 
     Attributes:
         advantages: of the shape that the method states; zero where ``informative`` is false.
         informative: of the same shape; false where nothing can be learnt because all that was compared is equal. Leave
             these out of the loss's mask, or they dilute its mean.
-        metrics: ``credit/groups`` and ``credit/zero_variance_groups``, how many groups there were and how many of them
-            had nothing but equal rewards.
+        metrics: ``credit/groups`` and ``credit/zero_variance_groups``: how many groups there were, and in how many of
+            them all rewards were equal.
     """
 
     advantages: Tensor
@@ -37,23 +37,23 @@ class GroupCredit(NamedTuple):
 def group_relative_advantages(
     rewards: Tensor, groups: Tensor, scale: AdvantageScaling = "group", group_size: int | None = None
 ) -> GroupCredit:
-    """Rewards relative to those of the same group, (N,).
+    """Compare rewards with others of the same group, (N,).
 
     ``A_i = (r_i - mean(r)) / (std(r) + 1e-4)`` with the group's mean
 
-    ``scale`` says whose standard deviation: the group's for GRPO (Shao et al., 2024, section 4.1.2); that of the whole
-    batch, which does not blow up groups that nearly agree; or none, for Dr. GRPO (Liu et al., 2025, section 3), which
-    shows that dividing favours goals that are too easy or too hard. It has Bessel's correction, as in TRL.
+    ``scale`` says whose standard deviation: the group's for GRPO (Shao et al., 2024, section 4.1.2); the whole batch's,
+    which does not blow up groups that nearly agree; or none, for Dr. GRPO (Liu et al., 2025, section 3), which shows
+    that dividing favours goals that are too easy or too hard. It has Bessel's correction, as in TRL.
 
     Args:
-        rewards: (N,), one an episode.
-        groups: (N,) integers; episodes of a group share one and need not be neighbours.
+        rewards: (N,), one per episode.
+        groups: (N,) integers; episodes of a group share one and need not be adjacent.
         scale: ``group``, ``batch`` or ``none``.
         group_size: how many members every group must have; None if groups may differ.
 
     Raises:
-        UserError: a reward is not finite, a group has one member, or one has not ``group_size`` members.
-        ValueError: the groups are not integers or not as many as the rewards.
+        UserError: a reward is not finite, a group has one member, or one does not have ``group_size`` members.
+        ValueError: the groups are not integers or differ in number from the rewards.
 
     In the second of two groups nothing can be compared:
 
@@ -68,13 +68,13 @@ def group_relative_advantages(
 
 
 def leave_one_out_advantages(rewards: Tensor, groups: Tensor, group_size: int | None = None) -> GroupCredit:
-    """Rewards relative to the mean of the *other* members of the group, (N,): RLOO (Ahmadian et al., ACL 2024).
+    """Compare rewards with the mean of the *other* members of the group, (N,): RLOO (Ahmadian et al., ACL 2024).
 
     ``A_i = r_i - sum_{j != i} r_j / (n - 1) = n / (n - 1) * (r_i - mean(r))``
 
     The baseline does not depend on the episode that it judges, so the policy gradient stays unbiased.
 
-    Args and errors are those of `group_relative_advantages`.
+    Arguments and errors are as in `group_relative_advantages`.
     """
     members = _validated(rewards, groups, group_size)
     sizes = members.sizes[members.index]
@@ -82,18 +82,18 @@ def leave_one_out_advantages(rewards: Tensor, groups: Tensor, group_size: int | 
 
 
 def centre(advantages: Tensor, groups: Tensor) -> Tensor:
-    """Advantages (M,) less the mean of their group, where an episode is as many of the M as it has steps.
+    """Subtract from advantages (M,) the mean of their group, over all steps of its episodes.
 
-    A baseline that counts each episode once is no baseline for steps: a failure lasts longer than a success, so that
-    most steps would be bad ones. What is pushed down takes probability from what was written and gives it to what never
-    was, until the model writes nonsense (docs/lab_notes.md). Where each episode is one of the M, nothing changes.
+    A baseline that counts each episode once is no baseline for steps: failures last longer than successes, so most
+    steps would be bad ones. Pushing these down takes probability from what was written and gives it to what never was,
+    until the model writes nonsense (docs/lab_notes.md). If each episode is only one of the M, nothing changes.
 
     Args:
-        advantages: (M,), one a step.
-        groups: (M,) integers, that of each step's episode.
+        advantages: (M,), one per step.
+        groups: (M,) integers, the group of each step's episode.
 
     Returns:
-        (M,), with the mean zero in every group.
+        (M,), with mean zero in every group.
     """
     members, owners = groups.unique(return_inverse=True)
     sums = advantages.new_zeros(len(members)).index_add(0, owners, advantages)
@@ -110,11 +110,11 @@ def gigpo_advantages(
     scale: AdvantageScaling = "group",
     group_size: int | None = None,
 ) -> GroupCredit:
-    """GiGPO (Feng et al., NeurIPS 2025): episodes compared within their group, steps among those from the same state.
+    """Compare episodes in their group and steps with others from the same state: GiGPO (Feng et al., NeurIPS 2025).
 
     ``A_{t,i} = A^E_i + step_weight * A^S_{t,i}``
 
-    ``A^E`` is `group_relative_advantages` of the undiscounted sums of rewards. ``A^S`` is the same of the discounted
+    ``A^E`` is `group_relative_advantages` of the undiscounted sums of rewards. ``A^S`` is the same for the discounted
     returns, among all steps of the group's episodes that were taken in the same state; a step whose state was met only
     once has none.
 
@@ -123,14 +123,14 @@ def gigpo_advantages(
         mask: (T, N) booleans, true for steps, false for padding after the end of an episode.
         states: (T, N) integers that are equal where states are; see `state_hash`.
         groups: (N,) integers; see `group_relative_advantages`.
-        discount: of the returns that steps are compared by, in [0, 1]; the paper has 0.95.
+        discount: for the returns by which steps are compared, in [0, 1]; the paper has 0.95.
         step_weight: the paper's omega, 1.
         scale: of both advantages; ``batch`` takes the deviation over all episodes, or all steps.
         group_size: as in `group_relative_advantages`.
 
     Returns:
         Advantages and ``informative`` of shape (T, N). A step counts as informative if its episode or its state is.
-        The metrics have ``credit/shared_states`` too: the share of steps whose state was met more than once.
+        The metrics also have ``credit/shared_states``: the share of steps whose state was met more than once.
 
     Raises:
         UserError: as in `group_relative_advantages`.
@@ -151,13 +151,13 @@ def gigpo_advantages(
 
 
 def state_hash(state: str | bytes) -> int:
-    """A 64-bit signed integer that is equal for equal states, in every process; see `gigpo_advantages`."""
+    """Return a 64-bit signed integer that is equal for equal states, in every process; see `gigpo_advantages`."""
     data = state.encode() if isinstance(state, str) else state
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), signed=True)
 
 
 class _Groups:
-    """Which of N items belong together.
+    """A partition of N items into groups.
 
     Attributes:
         index: (N,), the number of each item's group.
@@ -168,16 +168,16 @@ class _Groups:
         _, self.index, self.sizes = torch.unique(ids, return_inverse=True, return_counts=True)
 
     def mean(self, items: Tensor) -> Tensor:
-        """The mean of each item's group, (N,)."""
+        """Return the mean of each item's group, (N,)."""
         return (self._sum(items) / self.sizes)[self.index]
 
     def std(self, items: Tensor) -> Tensor:
-        """The standard deviation of each item's group with Bessel's correction, (N,); zero in a group of one."""
+        """Return the standard deviation of each item's group with Bessel's correction, (N,); zero in a group of one."""
         squares = self._sum((items - self.mean(items)) ** 2)
         return (squares / (self.sizes - 1).clamp_min(1)).sqrt()[self.index]
 
     def agree(self, items: Tensor) -> Tensor:
-        """Whether all items of a group are equal, (G,)."""
+        """Return whether all items of a group are equal, (G,)."""
         # Not a variance near zero: the mean of equal numbers is not always that number, but their extremes are.
         largest, smallest = (
             torch.empty_like(items[: len(self.sizes)]).scatter_reduce(0, self.index, items, extreme, include_self=False)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pydantic import Field
 
-from envs.episodes import Episode
 from envs.goals import unknown
 from envs.language import LanguageEnv, LanguageTask
 from llm_agents.evaluation.compare import Comparison, compare
@@ -23,7 +22,7 @@ from llm_agents.evaluation.results import (
 from llm_agents.evaluation.tables import results_table, tables
 from llm_agents.registry.recipes import Recipe
 from llm_agents.rollouts.panels import Column, Panel, make_panel
-from llm_agents.rollouts.rollout import Agent, iter_rollouts
+from llm_agents.rollouts.rollout import AnyAgent, rollout
 from llm_agents.runtime.config import Settings, parse_config
 from llm_agents.runtime.console import wide_console
 from llm_agents.runtime.errors import UserError
@@ -56,14 +55,13 @@ class EvaluationSettings(Settings):
     """Seed of the panels."""
 
 
-def evaluate_agent(agent: Agent, make_env: Callable[[], LanguageEnv], panel: Panel, num_envs: int = 64) -> Result:
+def evaluate_agent(agent: AnyAgent, make_env: Callable[[], LanguageEnv], panel: Panel, num_envs: int = 64) -> Result:
     """Play every case of a panel once."""
-    episodes: dict[int, Episode] = dict(iter_rollouts(agent, make_env, panel.specs, num_envs))
-    ordered = [episodes[index] for index in range(len(panel))]
+    episodes = rollout(agent, make_env, panel.specs, num_envs)
     return Result(
-        outcomes=[int(episode.success) for episode in ordered],
-        returns=[float(episode.rewards.sum()) for episode in ordered],
-        lengths=[len(episode) for episode in ordered],
+        outcomes=[int(episode.success) for episode in episodes],
+        returns=[float(episode.rewards.sum()) for episode in episodes],
+        lengths=[len(episode) for episode in episodes],
     )
 
 
@@ -121,6 +119,6 @@ def _judge(folder: Path, recipe: Recipe, name: str, panel: Panel) -> Panel:
 
 
 @lru_cache(maxsize=1)
-def _load_agent(folder: Path, recipe_cls: type[Recipe], name: str) -> Agent:
+def _load_agent(folder: Path, recipe_cls: type[Recipe], name: str) -> AnyAgent:
     """The agent, kept for the next panel: jobs come agent by agent."""
     return recipe_cls().load_agent(Run.open(folder), name)

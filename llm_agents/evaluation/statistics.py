@@ -1,4 +1,4 @@
-"""Intervals: Wilson for a rate, paired bootstrap for a difference, bootstrap over seeds and cases."""
+"""Intervals: Wilson for a rate, paired bootstrap for a difference, bootstrap over seeds and episode specs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Estimate:
 
 
 def success_rate(successes: int, episodes: int) -> Estimate:
-    """The success rate with its Wilson score interval (Wilson, 1927), which stays inside [0, 1].
+    """Return the success rate with its Wilson score interval (Wilson, 1927), which stays inside [0, 1].
 
     >>> print(success_rate(20, 20))  # twenty of twenty do not make a rate of one certain
     1.000 [0.839, 1.000]
@@ -37,23 +37,23 @@ def success_rate(successes: int, episodes: int) -> Estimate:
 
 
 def interquartile_mean(scores: ArrayLike, axis: int | None = None) -> Any:
-    """The mean of the middle half of the scores (Agarwal et al., 2021), of all of them or along an axis."""
+    """Return the mean of the middle half of the scores (Agarwal et al., 2021), of all of them or along an axis."""
     return trim_mean(np.asarray(scores, np.float64), 0.25, axis)
 
 
 def over_seeds(scores: ArrayLike, statistic: Callable[..., Any] = np.mean, seed: int = 0) -> Estimate:
-    """A statistic of per-episode scores (seeds, episodes), with a bootstrap interval.
+    """Compute a statistic of per-episode scores (seeds, episodes), with a bootstrap interval.
 
-    Every seed plays the same panel, so seeds and cases are resampled crosswise (the pigeonhole bootstrap; Owen,
+    Every seed plays the same panel, so seeds and specs are resampled crosswise (the pigeonhole bootstrap; Owen,
     2007): both the luck of a training run and the luck of the panel are in the interval. Resampling the episodes
-    of each seed by themselves would count a hard case as bad luck of one seed only; with 5 seeds and cases that
+    of each seed separately would count a hard spec as bad luck of one seed only; with 5 seeds and specs that
     differ much, its 95 % interval held the truth 79 % of the time and this one 98 %. One seed says nothing about
     the luck of training.
 
     Args:
-        scores: (seeds, episodes), episode i being the same case for every seed.
+        scores: (seeds, episodes), where episode i has the same spec for every seed.
         statistic: reduces an array along ``axis``, such as ``np.mean`` or `interquartile_mean`.
-        seed: of the resampling.
+        seed: the seed of the resampling.
 
     Raises:
         ValueError: no scores, or not two axes.
@@ -70,7 +70,7 @@ def over_seeds(scores: ArrayLike, statistic: Callable[..., Any] = np.mean, seed:
 
 
 def paired_difference(scores: ArrayLike, baseline: ArrayLike, seed: int = 0) -> Estimate:
-    """The mean of ``scores - baseline`` over the same seeds and cases, (episodes,) or (seeds, episodes) each.
+    """Return the mean of ``scores - baseline`` over the same seeds and specs, (episodes,) or (seeds, episodes) each.
 
     Raises:
         ValueError: the two differ in shape, so they cannot be paired.
@@ -82,7 +82,7 @@ def paired_difference(scores: ArrayLike, baseline: ArrayLike, seed: int = 0) -> 
 
 
 def _resample(scores: NDArray, size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Scores (S, C) with seeds and cases drawn anew: (size, S * C)."""
+    """Draw the seeds and specs of scores (S, C) anew: (size, S * C)."""
     num_seeds, num_cases = scores.shape
     seeds = rng.integers(num_seeds, size=(size, num_seeds, 1))
     specs = rng.integers(num_cases, size=(size, 1, num_cases))

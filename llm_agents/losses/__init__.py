@@ -1,8 +1,8 @@
-"""Losses: pure functions of tensors, one file a family. None of them has a model inside.
+"""Losses: pure functions of tensors, one file per family. None of them contains a model.
 
-Shapes are (B, T) for the tokens of B sequences, with a mask or weights of that shape, and (N,) for one decision a step
-or one number a sequence. Every policy loss takes weights from `token_weights` and gives a scalar and metrics, whose
-names are the same everywhere:
+Shapes are (B, T) for the tokens of B sequences, with a mask or weights of that shape, and (N,) for one decision per
+step or one number per sequence. Every policy loss takes weights from `token_weights` and returns a scalar and metrics,
+whose names are the same everywhere:
 
 - ``loss/policy``, ``loss/value``, ``loss/reference_kl``: the parts of the loss, without their coefficients
 - ``policy/kl``: how far the policy has moved from the one that acted; ``policy/reference_kl``: from the reference

@@ -1,4 +1,4 @@
-"""How the losses of tokens become one number, and metrics over them."""
+"""How the losses of tokens are reduced to one number, and metrics over them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 
 
 def token_weights(mask: Tensor, aggregation: Aggregation, max_tokens: int | None = None) -> Tensor:
-    """How much each token counts: a loss is ``sum_{b,t} w_{b,t} * loss_{b,t}``. Of the mask's shape.
+    """Return how much each token counts, in the mask's shape: a loss is ``sum_{b,t} w_{b,t} * loss_{b,t}``.
 
     - ``token_mean``: ``w = m / sum(m)``. Every token counts the same, long sequences more than short ones (DAPO; Yu et
-      al., 2025, equation 12). The mask may have any shape; for one decision a step this is the plain mean.
+      al., 2025, equation 12). The mask may have any shape; for one decision per step this is the plain mean.
     - ``sequence_mean``: ``w = m / (B * |o_b|)``. Every sequence counts the same (GRPO; Shao et al., 2024, equation 3).
     - ``constant``: ``w = m / (B * max_tokens)``. The policy gradient up to a constant, without a bias towards short
       successes and long failures (Dr. GRPO; Liu et al., 2025, section 3).
 
-    ``B`` counts sequences with at least one token, so a sequence that is masked whole is as if it were not there. Take
-    the weights of a whole optimizer batch and slice them: then the losses of micro-batches add up to its loss exactly.
+    ``B`` counts sequences with at least one token, so a sequence that is fully masked is as if it were not there. Take
+    the weights of a whole optimizer batch and slice them: the losses of micro-batches then add up to its loss exactly.
 
     Args:
         mask: (B, T) booleans, true for tokens that the policy chose.
@@ -28,7 +28,7 @@ def token_weights(mask: Tensor, aggregation: Aggregation, max_tokens: int | None
 
     Raises:
         ValueError: the aggregation is unknown, the mask has the wrong number of axes, or ``max_tokens`` is missing or
-            given in vain.
+            would be ignored.
 
     A sequence of one token and one of three:
 
@@ -55,12 +55,12 @@ def token_weights(mask: Tensor, aggregation: Aggregation, max_tokens: int | None
 
 
 def weighted_sum(losses: Tensor, weights: Tensor) -> Tensor:
-    """``sum w * loss``, where tokens of weight zero are left out even if their loss is infinite or NaN."""
+    """Return ``sum w * loss``, leaving out tokens of weight zero even if their loss is infinite or NaN."""
     return torch.where(weights > 0, losses, 0.0).mul(weights).sum()
 
 
 def mean_of_kept(numbers: Tensor, weights: Tensor) -> float:
-    """The plain mean over tokens whose weight is not zero, for metrics; 0 if there are none."""
+    """Return the plain mean over tokens whose weight is not zero, for metrics; 0 if there are none."""
     kept = numbers.detach().expand_as(weights)[weights > 0]
     return kept.float().mean().item() if len(kept) else 0.0
 
@@ -69,7 +69,7 @@ def require_shapes(shape: torch.Size, **tensors: Tensor) -> None:
     """Refuse tensors that would be broadcast to something other than what was meant.
 
     Raises:
-        ValueError: naming the first tensor that has not the shape.
+        ValueError: naming the first tensor that does not have the shape.
     """
     for name, tensor in tensors.items():
         if tensor.shape != shape:

@@ -13,12 +13,12 @@ NUM_CHANNELS = 32
 
 
 class GridFeatures(BaseFeaturesExtractor):
-    """Two convolutions over the grid in an observation (N, D); the numbers before and behind it stay as they are.
+    """Two convolutions over the grid in an observation (N, D); the numbers before and after it stay as they are.
 
-    They look at 3x3 cells and leave the grid its size: how far off a cell is is what most goals are about.
+    They look at 3x3 cells and keep the grid's size, since most goals are about how far away a cell is.
 
     Args:
-        grid: where it lies in the observation.
+        grid: where the grid lies in the observation.
     """
 
     def __init__(self, observation_space: spaces.Box, grid: StateGrid) -> None:
@@ -35,7 +35,7 @@ class GridFeatures(BaseFeaturesExtractor):
         )
 
     def forward(self, observations: Tensor) -> Tensor:
-        """(N, D) -> (N, F)."""
+        """Map observations (N, D) to features (N, F)."""
         start, end = self._grid.start, self._grid.start + self._grid.size
         cells = observations[:, start:end].unflatten(1, self._grid.shape).movedim(-1, 1)
         return torch.cat([self.convolutions(cells), observations[:, :start], observations[:, end:]], 1)

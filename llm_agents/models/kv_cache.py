@@ -7,8 +7,10 @@ from transformers.cache_utils import DynamicLayer
 
 
 class PreallocatedLayer(DynamicLayer):
-    """One layer of a key-value cache that is allocated once and filled in place, where `DynamicLayer` copies it all
-    at every token. Attention sees only the filled part."""
+    """One layer of a key-value cache that is allocated once and filled in place.
+
+    `DynamicLayer` would copy all of it at every token. Attention sees only the filled part.
+    """
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
@@ -33,7 +35,7 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
     def forget(self, num_positions: int) -> None:
-        """Drop the last positions, whose room is used again."""
+        """Drop the last positions, whose room is reused."""
         self.length -= num_positions
         self.keys, self.values = self.key_buffer[..., : self.length, :], self.value_buffer[..., : self.length, :]
 

@@ -145,12 +145,14 @@ class LanguageModel(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         uniforms: Tensor | None = None,
+        stop: Sequence[str] = (),
     ) -> Samples:
         """`sample` from input embeddings (N, L, H) with mask (N, L).
 
         Args:
             uniforms: what decides each draw, (N, ``max_new_tokens``) in [0, 1), instead of the generator: so that a
                 row's sample depends on nothing but its own numbers.
+            stop: texts after which a row ends.
         """
         embeds, mask = pad_left(embeds, mask)
         cache = self.make_cache(embeds.shape[1] + max_new_tokens)
@@ -163,6 +165,8 @@ class LanguageModel(nn.Module):
             log_probs.append(torch.where(running, log_prob, 0.0))
             real.append(running)
             running = running & (token != self.tokenizer.eos_token_id)
+            if stop:
+                running = running & ~self._contains(torch.stack(tokens, 1), stop)
             if not running.any():
                 break
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
@@ -170,6 +174,12 @@ class LanguageModel(nn.Module):
         token_ids = torch.stack(tokens, 1)
         texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
         return Samples(texts, token_ids, torch.stack(log_probs, 1), torch.stack(real, 1))
+
+    def _contains(self, token_ids: Tensor, stop: Sequence[str]) -> Tensor:
+        """Which rows (N, K) have one of some texts in what they say, (N,) bool."""
+        texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        found = [any(part in text for part in stop) for text in texts]
+        return torch.tensor(found, device=token_ids.device)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that training changes, by name: what a checkpoint of this model holds."""

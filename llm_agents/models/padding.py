@@ -17,7 +17,7 @@ class Embedded(NamedTuple):
 
 
 def pad_left(embeds: Tensor, mask: Tensor) -> Embedded:
-    """Move the padding of (N, L, H) from the right to the left, so that every row ends at the last position."""
+    """Move the padding of (N, L, H) from the right to the left, so every row ends at the last position."""
     length = mask.shape[1]
     shift = length - mask.sum(1, keepdim=True)
     index = (torch.arange(length, device=mask.device) - shift) % length

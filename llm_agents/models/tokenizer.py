@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-PUNCTUATION = r"[,.;:](?=\s)"  # not that within numbers
+PUNCTUATION = r"[,.;:](?=\s)"  # not within numbers
 
 
 def train_tokenizer(
     corpus: Sequence[str], vocab_size: int, apart: Sequence[str] | None = None
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (Sennrich et al., 2016): every text can be written, what is frequent is one token.
+    """Train a byte-level BPE tokenizer (Sennrich et al., 2016): it can write any text, the frequent in single tokens.
 
     Args:
-        corpus: texts; what is repeated in it counts as often.
-        vocab_size: at most so many tokens.
-        apart: let tokens span words, but none of these words, no line, and no punctuation mark with what stands
-            before it: where a part of a list ends, its tokens do. None for tokens within words.
+        corpus: texts; a repeated one counts as often as it is repeated.
+        vocab_size: the maximum number of tokens.
+        apart: let tokens span words, except these words, the ends of lines, and a punctuation mark together with what
+            comes before it: where a part of a list ends, its tokens do. None to keep tokens within words.
     """
     tokenizer = Tokenizer(models.BPE())
     if apart is None:
@@ -49,16 +49,16 @@ def train_tokenizer(
         bos_token="<s>",
         eos_token="</s>",
         clean_up_tokenization_spaces=False,
-        split_special_tokens=True,  # or an instruction that quotes one would be read as it
+        split_special_tokens=True,  # otherwise an instruction that quotes one would be read as it
     )
 
 
 def words_of(texts: Sequence[str]) -> list[str]:
-    """The different words of texts, sorted."""
+    """Return the different words of texts, sorted."""
     return sorted({word for text in texts for word in re.findall(r"\w+", text)})
 
 
 def _boundaries(apart: Sequence[str]) -> str:
-    """Matches the words with the space before them, and the ends of lines."""
+    """Return a pattern that matches the words with the space before them, and the ends of lines."""
     words = "|".join(map(re.escape, apart))
     return rf"\s?\b(?:{words})\b|\n" if words else r"\n"

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from envs.episodes import Episode
 from envs.goals import unknown
 from envs.language import LanguageEnv, LanguageTask
-from llm_agents.agents.memory import MemorySettings, TextualMemory, in_words, restored, word_overlap
+from llm_agents.agents.memory import MemorySettings, TextualMemory, experience_of, in_words, restored, word_overlap
 from llm_agents.agents.prompts import PromptSettings
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
 from llm_agents.evaluation.evaluate import EvaluationSettings, evaluate_agents, make_panels
@@ -31,8 +31,9 @@ from llm_agents.models.tokenizer import words_of
 from llm_agents.registry.environments import make_environment
 from llm_agents.registry.recipes import Recipe, References
 from llm_agents.rollouts.collect import collect
+from llm_agents.rollouts.observation import ActionWords, observations_of
 from llm_agents.rollouts.panels import Column, Panel, phrasing_columns
-from llm_agents.rollouts.rollout import Agent, iter_rollouts, rollout
+from llm_agents.rollouts.rollout import AnyAgent, rollout
 from llm_agents.rollouts.specs import draw_specs
 from llm_agents.runtime.config import Settings, parse_config
 from llm_agents.runtime.devices import describe_device, find_device
@@ -157,7 +158,7 @@ class WarmStartStages:
         data = DaggerData(lm, self.config.prompts, self.task, beside, episodes, settings, noise, self.config.seed)
         fit(self._cloning(lm), settings, data.batch, self.run, DAGGER)
 
-    def _collect(self, name: str, make_agent: Callable[[LanguageTask], Agent], count: int) -> list[Episode]:
+    def _collect(self, name: str, make_agent: Callable[[LanguageTask], AnyAgent], count: int) -> list[Episode]:
         """Collect episodes for training goals."""
         specs = draw_specs(self.task, "train", count, self.config.seed, name)
         return collect(self.make_env, make_agent, specs, self.run.episodes(name), name, self.config.num_workers)
@@ -177,15 +178,15 @@ class WarmStartStages:
         memory, the episodes count, too, as they would be remembered.
         """
         specs = draw_specs(self.task, "train", NUM_CORPUS_EPISODES, self.config.seed, "corpus")
-        context_builder = self.config.prompts.context_builder()
+        action_words = ActionWords(self.task)
         texts = Counter(words for goal in self.task.goals("train") for words in goal.phrasings)
         goals = set(texts)
         for episode in rollout(RandomAgent(), self.make_env, specs):
-            for moment in context_builder.of_episode(self.task, episode):
-                texts.update([moment.goal, moment.observation, *moment.actions])
-                goals.add(moment.goal)
+            for observation in observations_of(self.task, episode, action_words):
+                texts.update([observation.instruction, observation.text, *observation.actions])
+                goals.add(observation.instruction)
             if self.config.memory is not None:
-                memory = in_words(context_builder.experience(self.task, episode))
+                memory = in_words(experience_of(episode, action_words))
                 texts[self.config.prompts.memory_line.format(memory=memory)] += 1
         for line in self.config.prompts.frame:
             texts[line] += NUM_CORPUS_EPISODES
@@ -197,9 +198,9 @@ def _make_intervention_agent(recipe: LLMAgentRecipe, folder: Path, task: Languag
     return InterventionAgent(recipe.load_agent(Run.open(folder), recipe.trained_names[0]), ExpertAgent(task))
 
 
-def baselines(warm_start_stages: WarmStartStages) -> dict[str, Agent]:
+def baselines(warm_start_stages: WarmStartStages) -> dict[str, AnyAgent]:
     """Agents that need no training."""
-    agents: dict[str, Agent] = {"random": RandomAgent()}
+    agents: dict[str, AnyAgent] = {"random": RandomAgent()}
     if warm_start_stages.has_expert:
         agents["expert"] = ExpertAgent(warm_start_stages.task)
     return agents
@@ -222,7 +223,7 @@ class LLMAgentRecipe(Recipe):
         """Train on reward."""
         raise NotImplementedError
 
-    def trained_agent(self, config: Any, warm_start_stages: WarmStartStages, name: str, temperature: float) -> Agent:
+    def trained_agent(self, config: Any, warm_start_stages: WarmStartStages, name: str, temperature: float) -> AnyAgent:
         """One of ``trained_names``, or ``dagger``, that acts at a temperature."""
         raise NotImplementedError
 
@@ -269,8 +270,7 @@ class LLMAgentRecipe(Recipe):
         if not store.files:
             agent = self.load_agent(run, self._last_name(run))
             specs = [spec for panel in panels.values() for spec in panel.specs[:NUM_KEPT]]
-            played = dict(iter_rollouts(agent, warm_start_stages.make_env, specs))
-            store.append(played[index] for index in range(len(specs)))
+            store.append(rollout(agent, warm_start_stages.make_env, specs))
 
     def make_env(self, config: Any) -> LanguageEnv:
         return make_environment(config.environment, **config.options)
@@ -298,7 +298,7 @@ class LLMAgentRecipe(Recipe):
         """The stage that makes an agent; None for one that is trained on reward."""
         return {self.trained_names[0]: SFT, DAGGER: DAGGER}.get(name)
 
-    def load_agent(self, run: Run, name: str) -> Agent:
+    def load_agent(self, run: Run, name: str) -> AnyAgent:
         if name not in self.agent_names(run):
             raise UserError(unknown("agent", name, self.agent_names(run)))
         config = parse_config(self.Config, run.config, str(run.folder))

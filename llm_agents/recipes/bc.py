@@ -9,7 +9,7 @@ from pydantic import Field
 from llm_agents.agents.scoring import ScoringAgent
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings
 from llm_agents.recipes.base import LLMAgentConfig, LLMAgentRecipe, WarmStartStages
-from llm_agents.rollouts.rollout import Agent
+from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.runtime.run import Run
 from llm_agents.runtime.streams import seeded
 from llm_agents.training.checkpoints import load_weights
@@ -27,7 +27,7 @@ class ScoringConfig(LLMAgentConfig):
 class ScoringRecipe(LLMAgentRecipe):
     """A recipe whose agent is a `ScoringAgent`."""
 
-    def trained_agent(self, config: Any, warm_start_stages: WarmStartStages, name: str, temperature: float) -> Agent:
+    def trained_agent(self, config: Any, warm_start_stages: WarmStartStages, name: str, temperature: float) -> AnyAgent:
         stage = self.stage_of(name)
         scorer = self.new_scorer(config, warm_start_stages, stage)
         if stage is None and warm_start_stages.run.has_checkpoint(name):

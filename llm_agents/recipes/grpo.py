@@ -21,8 +21,9 @@ from llm_agents.agents.text import TextAgent, TextAgentSettings
 from llm_agents.credit.groups import GroupCredit, centre, gigpo_advantages, state_hash
 from llm_agents.losses import VARIANTS, KlEstimator, grpo_loss, kl_loss, token_weights
 from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.sampler import LocalSampler
 from llm_agents.recipes.base import LLMAgentConfig, LLMAgentRecipe, WarmStartStages
-from llm_agents.rollouts.rollout import Agent
+from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.runtime.run import Run
 from llm_agents.training.checkpoints import load_weights
 from llm_agents.training.online import OnlineSettings, train_online, trained_parameters
@@ -83,13 +84,13 @@ class GRPORecipe(LLMAgentRecipe):
 
     def trained_agent(
         self, config: GRPOConfig, warm_start_stages: WarmStartStages, name: str, temperature: float
-    ) -> Agent:
+    ) -> AnyAgent:
         stage = self.stage_of(name)
         lm = warm_start_stages.load_warm_started_model(stage)
         if stage is None:
             load_weights(lm, warm_start_stages.run, name)
         settings = config.text_agent.model_copy(update={"temperature": temperature * config.text_agent.temperature})
-        return TextAgent(lm, settings, config.prompts, warm_start_stages.memory(name))
+        return TextAgent(LocalSampler(lm), settings, config.prompts, warm_start_stages.memory(name))
 
 
 class GRPOLearner:
@@ -97,7 +98,7 @@ class GRPOLearner:
 
     def __init__(self, lm: LanguageModel, config: GRPOConfig, memory: TextualMemory | None = None) -> None:
         self.module = lm
-        self.agent = TextAgent(lm, config.text_agent, config.prompts, memory)
+        self.agent = TextAgent(LocalSampler(lm), config.text_agent, config.prompts, memory)
         self.memory = memory
         self._settings, self._temperature = config.grpo, config.text_agent.temperature
         self._max_tokens = config.text_agent.max_new_tokens

@@ -93,7 +93,6 @@ class PPOLearner:
         self.agent = ScoringAgent(scorer, config.prompts, memory=memory)
         self.memory = memory
         self._settings, self._task = config.ppo, task
-        self._context_builder = config.prompts.context_builder(memory)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The language model, and the value head at a rate of its own."""
@@ -114,7 +113,8 @@ class PPOLearner:
         last = torch.arange(len(mask))[:, None] == lengths - 1
         truncated = last & torch.tensor([episode.truncated for episode in episodes])
         next_values = torch.cat([values[1:], torch.zeros_like(values[:1])])
-        next_values[lengths - 1, torch.arange(len(episodes))] = self._last_values(episodes)
+        last_values = [episode.last_value or 0.0 for episode in episodes]  # zero where nothing can follow
+        next_values[lengths - 1, torch.arange(len(episodes))] = torch.tensor(last_values)
         advantages, returns = gae(
             rewards, values, next_values, last & ~truncated, truncated, settings.discount, settings.gae_lambda
         )
@@ -129,18 +129,6 @@ class PPOLearner:
             values=values.T[in_turn],
             value_only=iteration < settings.value_warmup,
         )
-
-    @torch.inference_mode()
-    def _last_values(self, episodes: Sequence[Episode]) -> Tensor:
-        """The value of the last state of each episode; zero where nothing can follow."""
-        values = torch.zeros(len(episodes))
-        cut = [index for index, episode in enumerate(episodes) if episode.truncated]
-        for start in range(0, len(cut), self._settings.num_envs):
-            part = cut[start : start + self._settings.num_envs]
-            moments = [self._context_builder.of_episode(self._task, episodes[index])[-1] for index in part]
-            scores = self.module(self.agent.prompts(moments), [moment.actions for moment in moments])
-            values[part] = scores.values.cpu()
-        return values
 
 
 class PPOLosses:

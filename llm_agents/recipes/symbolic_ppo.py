@@ -24,8 +24,9 @@ from llm_agents.models.grid_features import GridFeatures
 from llm_agents.models.text_encoder import DEFAULT_ENCODER, TextEncoder
 from llm_agents.registry.environments import make_environment
 from llm_agents.registry.recipes import Recipe, References
+from llm_agents.rollouts.observation import AgentObservation
 from llm_agents.rollouts.panels import Column, phrasing_columns
-from llm_agents.rollouts.rollout import ActionOutput, Agent, RunningEpisode
+from llm_agents.rollouts.rollout import ActionOutput, AnyAgent
 from llm_agents.runtime.config import Settings, parse_config
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
@@ -94,7 +95,7 @@ class SymbolicPPORecipe(Recipe):
     def references(self, run: Run) -> References:
         return References("random", "expert" if "expert" in self.agent_names(run) else NAME)
 
-    def load_agent(self, run: Run, name: str) -> Agent:
+    def load_agent(self, run: Run, name: str) -> AnyAgent:
         if name not in self.agent_names(run):
             raise UserError(unknown("agent", name, self.agent_names(run)))
         config = parse_config(SymbolicPPOConfig, run.config, str(run.folder))
@@ -141,22 +142,22 @@ class SymbolicAgent:
         self._space = model.action_space
 
     @torch.inference_mode()
-    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
-        observations = np.stack([observe(episode.state, episode.instruction, self._embeddings) for episode in episodes])
-        distribution = self._policy.get_distribution(torch.from_numpy(observations))
+    def act(self, observations: Sequence[AgentObservation]) -> list[ActionOutput]:
+        inputs = np.stack([observe(o.state, o.instruction, self._embeddings) for o in observations])
+        distribution = self._policy.get_distribution(torch.from_numpy(inputs))
         if self._deterministic:
             return [ActionOutput(self._action(row)) for row in distribution.mode().numpy()]
-        return [ActionOutput(self._action(row)) for row in self._sample(distribution, episodes)]
+        return [ActionOutput(self._action(row)) for row in self._sample(distribution, observations)]
 
-    def _sample(self, distribution: Any, episodes: Sequence[RunningEpisode]) -> list[np.ndarray]:
-        """Drawn by each lane's own randomness, so that an episode does not depend on those beside it."""
+    def _sample(self, distribution: Any, observations: Sequence[AgentObservation]) -> list[np.ndarray]:
+        """Draw by each episode's own randomness, so that it does not depend on what runs alongside."""
         if isinstance(self._space, spaces.Discrete):
             cumulative = distribution.distribution.probs.double().cumsum(-1).numpy()
-            draws = [episode.rng.random() * row[-1] for episode, row in zip(episodes, cumulative, strict=True)]
+            draws = [o.rng.random() * row[-1] for o, row in zip(observations, cumulative, strict=True)]
             return [np.array((row <= draw).sum()) for row, draw in zip(cumulative, draws, strict=True)]
         if isinstance(self._space, spaces.Box):
             mean, std = distribution.distribution.mean.numpy(), distribution.distribution.stddev.numpy()
-            noise = [episode.rng.standard_normal(mean.shape[1]) for episode in episodes]
+            noise = [o.rng.standard_normal(mean.shape[1]) for o in observations]
             return [m + s * n for m, s, n in zip(mean, std, noise, strict=True)]
         return list(distribution.sample().numpy())
 

@@ -24,7 +24,7 @@ from llm_agents.runtime.errors import UserError
 if TYPE_CHECKING:
     from envs.language import LanguageEnv
     from llm_agents.rollouts.panels import Column
-    from llm_agents.rollouts.rollout import Agent
+    from llm_agents.rollouts.rollout import AnyAgent
     from llm_agents.runtime.run import Run
 
 
@@ -70,7 +70,7 @@ class Recipe(Protocol):
         """The agents that the others are set beside."""
         ...
 
-    def load_agent(self, run: Run, name: str) -> Agent:
+    def load_agent(self, run: Run, name: str) -> AnyAgent:
         """A trained agent or a baseline.
 
         Raises:

@@ -11,14 +11,14 @@ from llm_agents.evaluation.statistics import Estimate
 BAR_WIDTH = 460
 ROW_HEIGHT = 24
 CHARACTER = 6.7  # width of a letter at 12 pixels
-MAX_LABEL = 30  # characters of an agent's name that are shown
+MAX_LABEL = 30  # characters shown of an agent's name
 CURVE_WIDTH, CURVE_HEIGHT = 260, 96
 MAX_POINTS = 200
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its row's middle, its end and the ends of its interval."""
+    """One bar: the middle of its row, its end and the ends of its interval."""
 
     name: str
     label: str
@@ -56,10 +56,10 @@ class Curve:
 
 
 def bar_chart(title: str, note: str, rates: dict[str, Estimate]) -> BarChart:
-    """A bar with its interval for each agent, in the order given."""
+    """Lay out a bar with its interval for each agent, in the order given."""
     labels = {name: name if len(name) <= MAX_LABEL else name[: MAX_LABEL - 1] + "…" for name in rates}
     left = max(map(len, labels.values()), default=0) * CHARACTER + 10
-    scale = BAR_WIDTH - left - 50  # on the right stand the numbers
+    scale = BAR_WIDTH - left - 50  # the numbers are on the right
     bars = [
         Bar(
             name,
@@ -77,7 +77,7 @@ def bar_chart(title: str, note: str, rates: dict[str, Estimate]) -> BarChart:
 
 
 def curve(title: str, steps: Sequence[int], values: Sequence[float]) -> Curve | None:
-    """A line chart that fills its frame, thinned to 200 points; None where nothing is finite."""
+    """Lay out a line chart that fills its frame, thinned to 200 points; None if nothing is finite."""
     every = math.ceil(len(steps) / MAX_POINTS)
     points = list(zip(steps, values, strict=True))
     points = points[::-1][::every][::-1]  # the last point stays
@@ -106,7 +106,7 @@ def curve(title: str, steps: Sequence[int], values: Sequence[float]) -> Curve | 
 
 
 def number(value: float) -> str:
-    """A number for people: whole numbers with thousands apart, others with three significant digits."""
+    """Format a number for people: whole numbers with thousands separators, others with three significant digits."""
     if not math.isfinite(value):
         return str(value)
     if float(value).is_integer() and abs(value) < 1e9:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
-from llm_agents.agents.observations import ContextBuilder
+from llm_agents.rollouts.observation import observations_of
 from llm_agents.runtime.run import Run
 
 NUM_GOALS = 4
@@ -113,21 +113,13 @@ def _frames(task: LanguageTask, episode: Episode) -> list[Frame]:
 
 def _steps(task: LanguageTask, episode: Episode) -> list[Step]:
     """The steps in words; none where actions have no words."""
-    if task.action_texts(episode.states[0]) is None:
+    observations = observations_of(task, episode)
+    if not observations[-1].actions:
         return []
-    context_builder = ContextBuilder()
     return [
-        Step(
-            task.describe(state),
-            context_builder.action_in_words(task, state, action) + (" (wrote none)" if invalid else ""),
-        )
-        for state, action, invalid in zip(episode.states[:-1], episode.actions, _invalid(episode), strict=True)
+        Step(step.text, f"{step.action}{' (wrote none)' if after.invalid else ''}")
+        for step, after in zip(observations[-1].past, observations[1:], strict=True)
     ]
-
-
-def _invalid(episode: Episode) -> list[bool]:
-    """Whether what an LLM agent wrote at each step named no action."""
-    return [turn.invalid for turn in episode.turns] or [False] * len(episode)
 
 
 def _png(pixels: np.ndarray) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from envs.episodes import Episode, EpisodeStore
 from envs.language import LanguageEnv, LanguageTask
-from llm_agents.rollouts.rollout import Agent, iter_rollouts
+from llm_agents.rollouts.rollout import AnyAgent, iter_rollouts
 from llm_agents.rollouts.specs import EpisodeSpec
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.parallel import parallel_map
@@ -18,7 +18,7 @@ EPISODES_PER_FILE = 256
 
 def collect(
     make_env: Callable[[], LanguageEnv],
-    make_agent: Callable[[LanguageTask], Agent],
+    make_agent: Callable[[LanguageTask], AnyAgent],
     specs: Sequence[EpisodeSpec],
     store: EpisodeStore,
     name: str,
@@ -52,7 +52,7 @@ def collect(
 
 def play_file(
     make_env: Callable[[], LanguageEnv],
-    make_agent: Callable[[LanguageTask], Agent],
+    make_agent: Callable[[LanguageTask], AnyAgent],
     specs: Sequence[EpisodeSpec],
     folder: Path,
     number: int,

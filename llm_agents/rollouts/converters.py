@@ -1,6 +1,6 @@
-"""Episodes to and from the data sets of d3rlpy and Minari, where those libraries are installed.
+"""Convert episodes to and from the data sets of d3rlpy and Minari, where those libraries are installed.
 
-Their data sets know no goals in words: what an episode was for comes back from its `EpisodeSpec`.
+Their data sets have no goals in words: what an episode was for comes from its `EpisodeSpec`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from llm_agents.runtime.errors import UserError
 
 
 def to_d3rlpy(episodes: Iterable[Episode], goal_features: Callable[[str], NDArray] | None = None) -> Any:
-    """A d3rlpy ``MDPDataset`` with the transitions of the episodes.
+    """Convert episodes to a d3rlpy ``MDPDataset`` with their transitions.
 
-    d3rlpy keeps one observation a step, and takes no transition from the last step of an episode that did not
-    terminate: such an episode gets one step more, with the last action again and no reward, for its last state.
+    d3rlpy keeps one observation per step, and takes no transition from the last step of an episode that did not
+    terminate. Such an episode gets one more step for its last state, with the last action again and no reward.
 
     Args:
         episodes: with actions that are either all discrete or all continuous.
-        goal_features: of an instruction, a vector (F,) that follows the state in every observation; without it
-            observations are states (D,).
+        goal_features: returns, for an instruction, a vector (F,) that follows the state in every observation; without
+            it observations are states (D,).
 
     Raises:
         UserError: d3rlpy is not installed, or there is no episode.
@@ -43,31 +43,31 @@ def to_d3rlpy(episodes: Iterable[Episode], goal_features: Callable[[str], NDArra
 
 
 def from_d3rlpy(dataset: Any, specs: Sequence[EpisodeSpec], task: LanguageTask) -> list[Episode]:
-    """The episodes of a d3rlpy data set whose observations are states.
+    """Return the episodes of a d3rlpy data set whose observations are states.
 
-    d3rlpy keeps no state after a step that terminates: there the state before it stands in its place, and the episode
-    counts as successful, since in a `LanguageEnv` success is what terminates. Learning from terminal transitions does
-    not look at the state after them; learning dynamics must leave them out.
+    d3rlpy keeps no state after a step that terminates, so the state before it takes its place. The episode counts as
+    successful, since in a `LanguageEnv` success is what terminates. Learning from terminal transitions does not look at
+    the state after them; learning dynamics must leave them out.
 
     Args:
         dataset: a ``ReplayBuffer`` such as ``MDPDataset``.
-        cases: what each of its episodes was for, in their order.
-        task: of the environment.
+        specs: what each of its episodes was for, in their order.
+        task: the environment's task.
 
     Raises:
-        UserError: there is not one case for each episode.
+        UserError: there is not one spec for each episode.
     """
     _check_count(len(dataset.episodes), specs)
     return [_from_d3rlpy(found, spec, task) for found, spec in zip(dataset.episodes, specs, strict=True)]
 
 
 def to_minari(episodes: Iterable[Episode], dataset_id: str, env: gymnasium.Env, **more: Any) -> Any:
-    """A Minari data set, stored where Minari keeps its own (``MINARI_DATASETS_PATH``), whose observations are states.
+    """Store a Minari data set whose observations are states where Minari keeps its own (``MINARI_DATASETS_PATH``).
 
     Args:
-        episodes: whose ``seed`` and goal (as reset options) are kept beside each.
+        episodes: the ``seed`` and goal (as reset options) are kept with each.
         dataset_id: such as ``clevr_robot/expert-v0``.
-        env: the `LanguageEnv` they are from, for its spaces.
+        env: the `LanguageEnv` they come from, for its spaces.
         more: further arguments of ``minari.create_dataset_from_buffers``, such as ``author``.
 
     Raises:
@@ -98,12 +98,12 @@ def to_minari(episodes: Iterable[Episode], dataset_id: str, env: gymnasium.Env, 
 
 
 def from_minari(dataset: Any, specs: Sequence[EpisodeSpec], task: LanguageTask) -> list[Episode]:
-    """The episodes of a Minari data set whose observations are states; see `from_d3rlpy` for the arguments.
+    """Return the episodes of a Minari data set whose observations are states; see `from_d3rlpy` for the arguments.
 
     Success is what ``task.achieved`` says of the last state.
 
     Raises:
-        UserError: there is not one case for each episode.
+        UserError: there is not one spec for each episode.
     """
     _check_count(len(dataset), specs)
     return [
@@ -120,7 +120,7 @@ def from_minari(dataset: Any, specs: Sequence[EpisodeSpec], task: LanguageTask) 
 
 
 def _d3rlpy_steps(episode: Episode, goal_features: Callable[[str], NDArray] | None) -> dict[str, NDArray]:
-    """The rows of one episode: T of them, or T + 1 where it did not terminate."""
+    """Return the rows of one episode: T of them, or T + 1 if it did not terminate."""
     extra = 0 if episode.terminated else 1
     steps = len(episode) + extra
     observations = episode.states[:steps]
@@ -182,7 +182,7 @@ def _episode(
 
 
 def _last(steps: int, value: bool) -> NDArray[np.bool_]:
-    """False (T,), but for the last."""
+    """Return (T,) booleans: ``value`` for the last step, false for the others."""
     flags = np.zeros(steps, bool)
     flags[-1:] = value
     return flags

@@ -21,16 +21,16 @@ from itertools import islice
 
 import numpy as np
 
-from llm_agents.agents.observations import AgentObservation
 from llm_agents.agents.prompts import PromptSettings
 from llm_agents.models.language_model import LanguageModel
+from llm_agents.rollouts.observation import AgentObservation
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.streams import stream
 
 COMMON = 0.5  # share of parts; a word that stands in more of them is no part of a name
 
 
-NUM_FOR_NAMES = 2000  # moments to find words of names in
+NUM_FOR_NAMES = 2000  # observations to find words of names in
 
 
 WORD = re.compile(r"\w+")
@@ -51,69 +51,69 @@ def up_to_the_goal(prompts: PromptSettings) -> PromptSettings:
 
 
 def ask_for_parts(
-    lm: LanguageModel, moments: Sequence[AgentObservation], count: int, seed: int
+    lm: LanguageModel, observations: Sequence[AgentObservation], count: int, seed: int
 ) -> tuple[list[AgentObservation], list[str]]:
-    """At most ``count`` moments whose goal is to say how a part of the observation goes on, and how each does.
+    """At most ``count`` observations whose goal is to say how a part of the observation goes on, and how each does.
 
     Raises:
-        UserError: there is no moment of which that could be asked.
+        UserError: there is no observation of which that could be asked.
     """
     rng = stream(seed, "associative_recall/parts")
     cuts: dict[str, int] = {}
 
-    def ask(moment: AgentObservation) -> Question | None:
-        questions = list(_questions(lm, moment.observation, cuts))
+    def ask(observation: AgentObservation) -> Question | None:
+        questions = list(_questions(lm, observation.text, cuts))
         if not questions:
             return None
         beginning, rest = questions[rng.integers(len(questions))]
-        return replace(moment, goal=beginning), rest
+        return replace(observation, instruction=beginning), rest
 
-    asked, answers = _draw(moments, count, rng, ask)
+    asked, answers = _draw(observations, count, rng, ask)
     if not asked:
         raise UserError("no observation has parts to be asked for: set warm_start.num_associative_recall_steps to 0")
     return asked, answers
 
 
 def ask_for_goals(
-    moments: Sequence[AgentObservation], count: int, seed: int
+    observations: Sequence[AgentObservation], count: int, seed: int
 ) -> tuple[list[AgentObservation], list[str]]:
-    """At most ``count`` moments whose goals name what is seen, and how those parts go on, in the goal's order.
+    """At most ``count`` observations whose goals name what is seen, and how those parts go on, in the goal's order.
 
     A part's name is made of its words that goals have too, without those that most parts have: "put the red ball next
     to the blue key" names "You see a red ball 2 steps left", which goes on with "2 steps left". Of parts with
     the same name none is asked for. No question is drawn where no goal names anything.
     """
     rng = stream(seed, "associative_recall/goals")
-    sample = [moments[i] for i in rng.permutation(len(moments))[:NUM_FOR_NAMES]]
-    parts = [set(_words(part)) for moment in sample for part in _parts(moment.observation)]
+    sample = [observations[i] for i in rng.permutation(len(observations))[:NUM_FOR_NAMES]]
+    parts = [set(_words(part)) for observation in sample for part in _parts(observation.text)]
     counts = Counter(word for words in parts for word in words)
-    naming = {word for m in sample for word in _words(m.goal) if counts[word] <= COMMON * len(parts)}
+    naming = {word for m in sample for word in _words(m.instruction) if counts[word] <= COMMON * len(parts)}
 
-    def ask(moment: AgentObservation) -> Question | None:
+    def ask(observation: AgentObservation) -> Question | None:
         rests: dict[str, list[str]] = {}
-        for part in _parts(moment.observation):
+        for part in _parts(observation.text):
             words = [word for word in WORD.finditer(part) if word.group().lower() in naming]
             if words:
                 name = " ".join(word.group().lower() for word in words)
                 rests.setdefault(name, []).append(part[words[-1].end() :].strip())
-        goal = f" {' '.join(_words(moment.goal))} "
+        goal = f" {' '.join(_words(observation.instruction))} "
         named = sorted((goal.find(f" {name} "), rest[0]) for name, rest in rests.items() if len(rest) == 1 and rest[0])
         answer = ", ".join(rest for place, rest in named if place >= 0)
-        return (moment, answer) if answer else None
+        return (observation, answer) if answer else None
 
-    return _draw(moments, count, rng, ask)
+    return _draw(observations, count, rng, ask)
 
 
 def _draw(
-    moments: Sequence[AgentObservation],
+    observations: Sequence[AgentObservation],
     count: int,
     rng: np.random.Generator,
     ask: Callable[[AgentObservation], Question | None],
 ) -> tuple[list[AgentObservation], list[str]]:
-    """Ask of moments in random order until there are enough questions."""
-    asked = (ask(moments[index]) for index in rng.permutation(len(moments)))
+    """Ask of observations in random order until there are enough questions."""
+    asked = (ask(observations[index]) for index in rng.permutation(len(observations)))
     questions = list(islice((question for question in asked if question is not None), count))
-    return [moment for moment, _ in questions], [answer for _, answer in questions]
+    return [observation for observation, _ in questions], [answer for _, answer in questions]
 
 
 def _questions(lm: LanguageModel, observation: str, cuts: dict[str, int]) -> Iterator[tuple[str, str]]:

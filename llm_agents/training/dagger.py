@@ -20,7 +20,7 @@ from envs.goals import Goal
 from envs.language import LanguageTask
 from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.language_model import LanguageModel
-from llm_agents.rollouts.rollout import ActionOutput, Agent, RunningEpisode
+from llm_agents.rollouts.rollout import ActionOutput, AnyAgent, RunningEpisode, ScriptedAgent, decide
 from llm_agents.runtime.streams import stream
 from llm_agents.training.loop import Batch, OptimizerSettings
 from llm_agents.training.warm_start import SFTDataset, WarmStartData, expert_decisions, with_noise
@@ -38,19 +38,19 @@ class DaggerSettings(OptimizerSettings):
 
 
 class InterventionAgent:
-    """An agent whose episodes the expert takes over, see `takeover`. The expert watches from the beginning."""
+    """A learned agent whose episodes the expert takes over, see `takeover`. The expert watches from the beginning."""
 
-    def __init__(self, agent: Agent, expert: Agent) -> None:
+    def __init__(self, agent: AnyAgent, expert: ScriptedAgent) -> None:
         self._agent, self._expert = agent, expert
 
-    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
-        suggested = self._expert.act(episodes)
+    def act_in(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
+        suggested = self._expert.act_in(episodes)
         is_over = [
             len(episode.actions) >= takeover(episode.env.task, episode.env.goal, episode.spec.seed)
             for episode in episodes
         ]
         own = [episode for episode, over in zip(episodes, is_over, strict=True) if not over]
-        decided = iter(self._agent.act(own) if own else ())
+        decided = iter(decide(self._agent, own))
         return [
             expert if over else replace(next(decided), turn=None)
             for expert, over in zip(suggested, is_over, strict=True)
@@ -79,7 +79,7 @@ class DaggerData:
         prompts: PromptSettings,
         task: LanguageTask,
         warm_start: WarmStartData,
-        dagger: Sequence[Episode],
+        episodes: Sequence[Episode],
         settings: DaggerSettings,
         goal_noise: float,
         seed: int,
@@ -87,8 +87,8 @@ class DaggerData:
         def begin(episode: Episode) -> int:
             return takeover(task, task.goal_set.find(episode.goal_id), episode.seed)
 
-        moments, actions = expert_decisions(prompts, task, dagger, begin)
-        noisy = with_noise(moments, goal_noise, stream(seed, "dagger/goal_noise"))
+        observations, actions = expert_decisions(task, episodes, begin)
+        noisy = with_noise(observations, goal_noise, stream(seed, "dagger/goal_noise"))
         self._corrections = SFTDataset(
             lm, PromptRenderer(lm, prompts), noisy, actions, settings.batch_size, seed, "sft/dagger"
         )

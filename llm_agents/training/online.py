@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from envs.episodes import Episode
 from envs.language import LanguageEnv, LanguageTask
-from llm_agents.agents.memory import TextualMemory, as_metadata
-from llm_agents.agents.observations import ContextBuilder
-from llm_agents.rollouts.rollout import Agent, iter_rollouts
+from llm_agents.agents.memory import TextualMemory, as_metadata, experience_of
+from llm_agents.rollouts.observation import ActionWords
+from llm_agents.rollouts.rollout import AnyAgent, iter_rollouts
 from llm_agents.rollouts.specs import EpisodeSpec, draw_goals
 from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
@@ -88,7 +88,7 @@ class Learner(Protocol):
         ...
 
     @property
-    def agent(self) -> Agent:
+    def agent(self) -> AnyAgent:
         """Who acts."""
         ...
 
@@ -170,7 +170,7 @@ def train_online(
     run.rewind_metrics(name, done)
     num_steps = int(sum(line.get("rollout/steps", 0) for line in run.metrics() if line.get("stage") == name))
     learner.module.eval()  # without dropout: the policy that is trained is the one that acted
-    context_builder = ContextBuilder()
+    words = ActionWords(task)
     last_saved = time.monotonic()
     with progress_bar(name, settings.num_iterations, done) as advance:
         for iteration in range(done, settings.num_iterations):
@@ -184,7 +184,7 @@ def train_online(
             metrics = rollout_metrics(episodes) | update(losses, parameters, optimizer, settings, seed, iteration)
             metrics |= losses.metrics
             if learner.memory is not None:
-                learner.memory.add(context_builder.experience(task, episode) for episode in episodes)
+                learner.memory.add(experience_of(episode, words) for episode in episodes)
             num_steps += int(metrics["rollout/steps"])
             ended = time.monotonic()
             metrics |= {
@@ -203,9 +203,9 @@ def train_online(
     save_training(learner.module, optimizer, settings.num_iterations, run, name, finished=True, metadata=metadata)
 
 
-def play(agent: Agent, make_env: Callable[[], LanguageEnv], rollouts: Rollouts, num_envs: int) -> list[Episode]:
+def play(agent: AnyAgent, make_env: Callable[[], LanguageEnv], rollouts: Rollouts, num_envs: int) -> list[Episode]:
     """The episodes of the cases, in their order."""
-    numbered = iter_rollouts(agent, make_env, rollouts.specs, num_envs, rollouts.streams)
+    numbered = iter_rollouts(agent, make_env, rollouts.specs, num_envs, rollouts.streams, value_ends=True)
     return [episode for _, episode in sorted(numbered, key=lambda pair: pair[0])]
 
 

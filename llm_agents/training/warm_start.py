@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from envs.episodes import Episode
 from envs.language import LanguageTask
-from llm_agents.agents.observations import AgentObservation
 from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.action_scorer import action_ids
 from llm_agents.models.language_model import LanguageModel
+from llm_agents.rollouts.observation import ActionWords, AgentObservation, observations_of
+from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.streams import stream
 from llm_agents.training.associative_recall import ask_for_goals, ask_for_parts, up_to_the_goal
 from llm_agents.training.loop import Batch, OptimizerSettings
@@ -123,14 +124,14 @@ class WarmStartData:
         seed: int,
     ) -> None:
         prompt_renderer = PromptRenderer(lm, prompts)
-        moments, actions = expert_decisions(prompts, task, episodes)
+        observations, actions = expert_decisions(task, episodes)
 
         def examples(
-            stream_name: str, renderer: PromptRenderer, moments: Sequence[AgentObservation], answers: Sequence[str]
+            stream_name: str, renderer: PromptRenderer, observations: Sequence[AgentObservation], answers: Sequence[str]
         ) -> SFTDataset:
-            return SFTDataset(lm, renderer, moments, answers, settings.batch_size, seed, stream_name)
+            return SFTDataset(lm, renderer, observations, answers, settings.batch_size, seed, stream_name)
 
-        noisy = with_noise(moments, settings.goal_noise, stream(seed, "warm_start/goal_noise"))
+        noisy = with_noise(observations, settings.goal_noise, stream(seed, "warm_start/goal_noise"))
         self._decisions = examples("sft/decisions", prompt_renderer, noisy, actions)
         self._num_associative_recall_steps, self._associative_recall_fraction = (
             settings.num_associative_recall_steps,
@@ -139,7 +140,7 @@ class WarmStartData:
         self._seed = seed
         if settings.num_associative_recall_steps:
             count = math.ceil(GOAL_FRACTION * settings.num_associative_recall_steps * settings.batch_size)
-            of_parts, of_goals = ask_for_parts(lm, moments, count, seed), ask_for_goals(moments, count, seed)
+            of_parts, of_goals = ask_for_parts(lm, observations, count, seed), ask_for_goals(observations, count, seed)
             in_place = PromptRenderer(lm, up_to_the_goal(prompts))
             self._part_questions = [
                 examples("sft/part_questions_in_place", in_place, *of_parts),
@@ -172,7 +173,7 @@ class SFTDataset:
         self,
         lm: LanguageModel,
         prompt_renderer: PromptRenderer,
-        moments: Sequence[AgentObservation],
+        observations: Sequence[AgentObservation],
         answers: Sequence[str],
         batch_size: int,
         seed: int,
@@ -182,7 +183,7 @@ class SFTDataset:
         end = lm.tokenizer.eos_token_id
         ids = {text: [*action_ids(lm, text), end] for text in dict.fromkeys(answers)}
         self._answers = [ids[text] for text in answers]
-        self._prompts = prompt_renderer.prompts(moments, reserved_tokens=max(map(len, ids.values()), default=0))
+        self._prompts = prompt_renderer.prompts(observations, reserved_tokens=max(map(len, ids.values()), default=0))
         self._lengths = np.array([len(prompt) for prompt in self._prompts])
 
     def __len__(self) -> int:
@@ -202,33 +203,38 @@ class SFTDataset:
 
 
 def expert_decisions(
-    prompts: PromptSettings,
-    task: LanguageTask,
-    episodes: Sequence[Episode],
-    begin: Callable[[Episode], int] = lambda _: 0,
+    task: LanguageTask, episodes: Sequence[Episode], begin: Callable[[Episode], int] = lambda _: 0
 ) -> tuple[list[AgentObservation], list[str]]:
-    """The moments of successful episodes, and what was done then.
+    """Return the observations of successful episodes, and what was done then, in words.
 
     Args:
         begin: the first step of an episode that counts.
+
+    Raises:
+        UserError: what was done has no words.
     """
-    context_builder = prompts.context_builder()
-    moments: list[AgentObservation] = []
-    actions: list[str] = []
+    words = ActionWords(task)
+    observations: list[AgentObservation] = []
+    actions: list[str | None] = []
     for episode in (episode for episode in episodes if episode.success):
         first = begin(episode)
-        moments += context_builder.of_episode(task, episode)[first:-1]
-        steps = zip(episode.states[first:-1], episode.actions[first:], strict=True)
-        actions += [context_builder.action_in_words(task, state, action) for state, action in steps]
-    return moments, actions
+        seen = observations_of(task, episode, words)[first:-1]
+        observations += seen
+        actions += [words.name(o.actions, action) for o, action in zip(seen, episode.actions[first:], strict=True)]
+    if None in actions:
+        raise UserError(f"{type(task).__name__} has no words for what its expert did: it cannot be learnt as text")
+    return observations, [action for action in actions if action is not None]
 
 
 def with_noise(
-    moments: Sequence[AgentObservation], fraction: float, rng: np.random.Generator
+    observations: Sequence[AgentObservation], fraction: float, rng: np.random.Generator
 ) -> list[AgentObservation]:
-    """Put words that nobody knows into the goals of this fraction of the moments."""
+    """Put words that nobody knows into the goals of this fraction of the observations."""
     return [
-        replace(moment, goal=_add_noise(moment.goal, rng)) if rng.random() < fraction else moment for moment in moments
+        replace(observation, instruction=_add_noise(observation.instruction, rng))
+        if rng.random() < fraction
+        else observation
+        for observation in observations
     ]
 
 

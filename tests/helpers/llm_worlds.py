@@ -20,6 +20,7 @@ from transformers import (
 
 from envs.goals import Goal, GoalSet
 from envs.language import InvalidAction, LanguageEnv, LanguageTask, start_of
+from helpers.running_episodes import begin
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.models.loading import load_language_model
 from llm_agents.models.pretrained import PretrainedLanguageModel
@@ -105,13 +106,10 @@ CORPUS = [
 
 
 def start(spec: EpisodeSpec, task: type[LanguageTask] = CorridorTask) -> RunningEpisode:
-    """A lane that has just begun."""
+    """An episode that has just begun."""
     env = make_env(task)
-    observation, _ = env.reset(
-        seed=spec.seed, options={"goal": spec.goal_id, "split": spec.split, "instruction": spec.instruction}
-    )
-    rng = np.random.default_rng([spec.seed, 2])
-    return RunningEpisode(env, spec.seed, spec, observation["text"], rng, states=[observation["state"]])
+    env.reset(seed=spec.seed, options={"goal": spec.goal_id, "split": spec.split, "instruction": spec.instruction})
+    return begin(env, spec.seed, spec)
 
 
 def logits_alone(lm: LanguageModel, embeds: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Running episodes, as an agent is shown them."""
+"""Running episodes, and what agents decide in them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ import numpy as np
 
 from envs import clevr_robot
 from envs.language import LanguageEnv
-from llm_agents.rollouts.rollout import Agent, RunningEpisode
+from llm_agents.rollouts.observation import ActionWords, AgentObservation
+from llm_agents.rollouts.rollout import AnyAgent, RunningEpisode, decide
 from llm_agents.rollouts.specs import EpisodeSpec
+from llm_agents.runtime.streams import stream
 
 MakeEnv = Callable[[], LanguageEnv]
 
 
 def start(specs: Sequence[EpisodeSpec], make: MakeEnv = clevr_robot.make) -> list[RunningEpisode]:
-    """A lane for each case, just begun."""
-    lanes = []
-    for index, spec in enumerate(specs):
-        env = _started(spec, make)
-        text, rng = env.task.describe(env.state), np.random.default_rng([spec.seed, 2])
-        lanes.append(RunningEpisode(env, index, spec, text, rng, states=[env.state]))
-    return lanes
+    """An episode for each spec, just begun."""
+    return [begin(_started(spec, make), index, spec) for index, spec in enumerate(specs)]
+
+
+def begin(env: LanguageEnv, index: int, spec: EpisodeSpec) -> RunningEpisode:
+    """The episode of an environment that was just reset."""
+    rng, words = stream(spec.seed, "rollout/act"), ActionWords(env.task)
+    return RunningEpisode(env, index, spec, rng, words, [env.task.describe(env.state)], [env.state])
+
+
+def observe(specs: Sequence[EpisodeSpec], make: MakeEnv = clevr_robot.make) -> list[AgentObservation]:
+    """What an agent is shown at the beginning of each."""
+    return [episode.observe() for episode in start(specs, make)]
 
 
 @cache
@@ -33,15 +41,17 @@ def _started(spec: EpisodeSpec, make: MakeEnv) -> LanguageEnv:
     return env
 
 
-def decide(agent: Agent, specs: Sequence[EpisodeSpec], make: MakeEnv = clevr_robot.make) -> list:
-    """The agent's first action in each case, decided all at once: numbers, or lists of numbers."""
-    return [np.asarray(decision.action).tolist() for decision in agent.act(start(specs, make))]
+def first_actions(agent: AnyAgent, specs: Sequence[EpisodeSpec], make: MakeEnv = clevr_robot.make) -> list:
+    """The agent's first action in each spec, decided all at once: numbers, or lists of numbers."""
+    return [np.asarray(output.action).tolist() for output in decide(agent, start(specs, make))]
 
 
-def assert_others_do_not_matter(agent: Agent, specs: Sequence[EpisodeSpec], make: MakeEnv = clevr_robot.make) -> None:
-    """What is decided for a lane depends on it alone: not on its neighbours, nor on any randomness but its own."""
-    expected = decide(agent, specs, make)
-    assert decide(agent, specs, make) == expected
-    assert decide(agent, specs[::-1], make)[::-1] == expected
-    assert [decide(agent, [spec], make)[0] for spec in specs] == expected
-    assert decide(agent, [specs[0], *specs], make)[1:] == expected
+def assert_others_do_not_matter(
+    agent: AnyAgent, specs: Sequence[EpisodeSpec], make: MakeEnv = clevr_robot.make
+) -> None:
+    """What is decided in an episode depends on it alone: not on those alongside, nor on any randomness but its own."""
+    expected = first_actions(agent, specs, make)
+    assert first_actions(agent, specs, make) == expected
+    assert first_actions(agent, specs[::-1], make)[::-1] == expected
+    assert [first_actions(agent, [spec], make)[0] for spec in specs] == expected
+    assert first_actions(agent, [specs[0], *specs], make)[1:] == expected

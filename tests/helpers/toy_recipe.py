@@ -10,7 +10,7 @@ from llm_agents.agents.scripted import ExpertAgent, NoisyAgent, RandomAgent
 from llm_agents.evaluation.evaluate import evaluate_run, make_panels
 from llm_agents.registry.recipes import Recipe, References
 from llm_agents.rollouts.panels import Column
-from llm_agents.rollouts.rollout import Agent, rollout
+from llm_agents.rollouts.rollout import AnyAgent, rollout
 from llm_agents.runtime.config import Settings
 from llm_agents.runtime.run import Run
 
@@ -51,7 +51,7 @@ class ToyRecipe(Recipe):
     def references(self, run: Run) -> References:
         return References("random", "expert")
 
-    def load_agent(self, run: Run, name: str) -> Agent:
+    def load_agent(self, run: Run, name: str) -> AnyAgent:
         expert = ExpertAgent(make().task)
         return {"expert": expert, "half random": NoisyAgent(expert, 0.5), "random": RandomAgent()}[name]
 

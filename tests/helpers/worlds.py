@@ -16,7 +16,7 @@ from envs.language import LanguageEnv, LanguageTask
 from helpers import point_mass
 from helpers.extras import NEEDS_MINIGRID
 from kalm.action_space import ActionSpace, action_space
-from llm_agents.rollouts.rollout import Agent, iter_rollouts
+from llm_agents.rollouts.rollout import AnyAgent, rollout
 from llm_agents.rollouts.specs import EpisodeSpec
 
 NUM_BINS = 11
@@ -36,10 +36,9 @@ class World:
     def actions(self) -> ActionSpace:
         return action_space(self.make().action_space, NUM_BINS)
 
-    def play(self, agent: Agent, specs: Sequence[EpisodeSpec]) -> list[Episode]:
+    def play(self, agent: AnyAgent, specs: Sequence[EpisodeSpec]) -> list[Episode]:
         """The episodes of the cases, in their order."""
-        numbered = dict(iter_rollouts(agent, self.make, specs))
-        return [numbered[index] for index in range(len(specs))]
+        return rollout(agent, self.make, specs)
 
     def random_actions(self, *shape: int, seed: int = 0) -> Tensor:
         """Any actions, as many as there are places in the shape."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers.running_episodes import decide
+from helpers.running_episodes import first_actions
 from helpers.worlds import BOTH, World
 from transformers import BertConfig, BertModel
 
@@ -100,7 +100,7 @@ def test_predictions_and_decisions_are_the_same_and_come_back_to_the_cpu(world, 
     expected = LMDynamics(here).outcomes(states, actions)
     torch.testing.assert_close(LMDynamics(there).outcomes(states, actions), expected, **CLOSE)
     specs = training_specs(world.task, "gate", 3, seed=0)
-    decisions = [decide(TrajectoryLMAgent(model, 0.0), specs, world.make) for model in (here, there)]
+    decisions = [first_actions(TrajectoryLMAgent(model, 0.0), specs, world.make) for model in (here, there)]
     np.testing.assert_allclose(decisions[1], decisions[0], atol=1e-6)
 
 
@@ -136,9 +136,9 @@ def test_a_policy_on_the_cpu_reads_with_an_encoder_on_the_device(
         fit(policy, settings, data.batch, run, "policy", after_step=policy.after_step, show_progress=False)
         assert device_of(policy) == torch.device("cpu")
         specs = training_specs(world.task, "gate", 8, seed=0)
-        decisions.append(decide(PolicyAgent(policy, encoder, 0.5), specs, world.make))
+        decisions.append(first_actions(PolicyAgent(policy, encoder, 0.5), specs, world.make))
         policy_there = PolicyAgent(policy.to(device), encoder, 0.5)
-        assert decide(policy_there, specs, world.make) == decisions[-1]
+        assert first_actions(policy_there, specs, world.make) == decisions[-1]
     assert decisions[0] == decisions[1]
 
 
@@ -168,7 +168,7 @@ def test_the_stages_run_on_the_device_and_the_agents_act_on_the_cpu(device, enco
     run.config["language_model"]["device"] = "cpu"
     agent = KalmRecipe().load_agent(run, "lm")
     assert agent._model.device == torch.device("cpu")
-    assert len(decide(agent, training_specs(stages.task, "gate", 2, seed=0))) == 2
+    assert len(first_actions(agent, training_specs(stages.task, "gate", 2, seed=0))) == 2
 
 
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)

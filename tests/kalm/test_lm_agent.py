@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.running_episodes import assert_others_do_not_matter, decide
+from helpers.running_episodes import assert_others_do_not_matter, first_actions
 from helpers.small_models import NAMES, Grounded, MakeModel
 from helpers.worlds import BOTH, NUM_BINS, World
 
@@ -28,7 +28,7 @@ def test_a_grounded_model_begins_as_the_episodes_it_knows(world: World, grounded
     first = np.array([episode.actions[0] for episode in grounded.episodes])
 
     def share_right(temperature: float) -> float:
-        decided = np.array(decide(TrajectoryLMAgent(grounded.model, temperature), specs, world.make))
+        decided = np.array(first_actions(TrajectoryLMAgent(grounded.model, temperature), specs, world.make))
         return float(np.mean(np.abs(decided - first) <= 1.001 / (NUM_BINS - 1)))
 
     assert share_right(0.0) > 0.7

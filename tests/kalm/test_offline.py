@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.running_episodes import assert_others_do_not_matter, decide, start
+from helpers.running_episodes import assert_others_do_not_matter, first_actions, start
 from helpers.worlds import BOTH, CONTINUOUS, WORLDS, World
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,7 +158,7 @@ def test_it_learns_what_each_goal_asks_for(world, trained, encoder, name):
     """From the starts it has seen, and for the most part from others."""
     for first_seed, least in ((0, 0.95), (1000, 0.8)):
         asked = specs(40, first_seed, world)
-        actions = decide(PolicyAgent(trained[name][0], encoder, 0.0), asked, world.make)
+        actions = first_actions(PolicyAgent(trained[name][0], encoder, 0.0), asked, world.make)
         assert np.mean([action == RIGHT[spec.goal_id] for spec, action in zip(asked, actions, strict=True)]) >= least
 
 

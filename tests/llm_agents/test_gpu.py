@@ -142,7 +142,7 @@ def final_loss(module: BehaviourCloningLoss) -> float:
 
 
 def test_a_training_that_began_on_one_device_ends_on_the_other_as_on_one(device, tmp_path):
-    """Weights, the optimizer's moments and batches: all are brought to the device of the module."""
+    """Weights, the optimizer's observations and batches: all are brought to the device of the module."""
 
     def train(folder: str, steps: dict[str, int]) -> BehaviourCloningLoss:
         run = Run.create(tmp_path / folder, "toy", {})

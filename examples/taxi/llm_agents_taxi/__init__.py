@@ -11,7 +11,7 @@ gymnasium.register("LanguageTaxi-v0", entry_point="llm_agents_taxi:make")
 
 
 def make(split: Split = "train", render_mode: str | None = None) -> LanguageEnv:
-    """The environment behind ``gymnasium.make("llm_agents_taxi:LanguageTaxi-v0")``."""
+    """Create the environment of ``gymnasium.make("llm_agents_taxi:LanguageTaxi-v0")``."""
     from llm_agents_taxi.env import TaxiInNumbers
     from llm_agents_taxi.task import TaxiTask
 

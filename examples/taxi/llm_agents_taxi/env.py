@@ -1,4 +1,4 @@
-"""Gymnasium's Taxi, its state as four numbers instead of one."""
+"""Gymnasium's Taxi with its state as four numbers instead of one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 
 class TaxiInNumbers(gymnasium.ObservationWrapper):
-    """The state is (row, column, passenger, destination) of the taxi, of the stop where the passenger is (4: aboard),
-    and of the stop where they want to go.
+    """Taxi whose state is (row, column, passenger, destination).
+
+    Row and column are the taxi's; then come the stop where the passenger is (4: aboard) and the one they want to go to.
     """
 
     def __init__(self, render_mode: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The shortest way to any goal, by Taxi's own table of transitions."""
+"""The shortest path to any goal, by Taxi's own table of transitions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ShortestPath:
 
 
 def _distances(env: LanguageEnv, goal: Goal) -> np.ndarray:
-    """Steps to the goal from each of Taxi's 500 states; infinite where a ride has ended without it."""
+    """Count the steps to the goal from each of Taxi's 500 states; infinite where a ride has ended without it."""
     taxi = env.env.unwrapped
     states = np.array([list(taxi.decode(index)) for index in range(len(taxi.P))])
     achieved = env.task.achieved(goal, states)

@@ -21,7 +21,7 @@ COLOURS = tuple(STOPS)
 ABOARD = 4
 ACTION_TEXTS = ("go south", "go north", "go east", "go west", "pick up the passenger", "set down the passenger")
 DRIVE_HORIZON, CARRY_HORIZON, COMPOSED_HORIZON = 12, 25, 35  # steps; the longest shortest paths are 9, 18 and 26
-# East of these squares (row, column) stands a wall; Taxi draws one character for a square and one for what is between.
+# There is a wall east of these squares (row, column); Taxi draws one character per square and one for what is between.
 WALLS = {(row, column) for row in range(5) for column in range(4) if MAP[row + 1][2 * column + 2] == "|"}
 
 SAYINGS = {
@@ -108,9 +108,10 @@ class TaxiTask(LanguageTask):
         )
 
     def is_valid_start(self, goal: Goal, states: NDArray) -> NDArray[np.bool_]:
-        """Not where the goal holds already.
+        """Refuse states in which the goal already holds.
 
-        For ``park``, nor where the passenger is at the first stop already, or wants to go there, which ends the ride.
+        For ``park``, also those where the passenger is already at the first stop, or wants to go there, which ends the
+        ride.
         """
         starts = ~self.achieved(goal, states)
         if goal.family == "park":

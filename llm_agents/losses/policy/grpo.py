@@ -1,6 +1,6 @@
 """Losses for advantages that belong to a whole sequence: GRPO and its family.
 
-They differ in what a reward is compared with, whose ratio is clipped, and how tokens are averaged. `VARIANTS` names the
+They differ in what a reward is compared with, which ratio is clipped, and how tokens are averaged. `VARIANTS` names the
 usual combinations:
 
     variant = VARIANTS["dapo"]
@@ -10,7 +10,7 @@ usual combinations:
         log_probs, old_log_probs, credit.advantages, weights, variant.clip_low, variant.clip_high, variant.ratio_level
     )
 
-The KL to a reference is a loss of its own, `kl_loss`. For GiGPO a sequence is one turn of an episode, and has the
+The KL to a reference is a separate loss, `kl_loss`. For GiGPO a sequence is one turn of an episode, and has the
 advantage of its step.
 """
 
@@ -33,11 +33,11 @@ class Variant:
     """One member of the family.
 
     Attributes:
-        advantages: from rewards (N,), groups (N,) and perhaps ``group_size``.
+        advantages: a function of rewards (N,), groups (N,) and optionally ``group_size``.
         ratio_level: see `importance_ratio`.
         aggregation: see `token_weights`.
         clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
-        step_scale: the scale of `gigpo_advantages`; None where steps have no advantages of their own.
+        step_scale: the scale of `gigpo_advantages`; None if steps have no advantages of their own.
     """
 
     advantages: Callable[..., GroupCredit]
@@ -54,7 +54,7 @@ UNSCALED = partial(group_relative_advantages, scale="none")
 VARIANTS = {
     # Shao et al., 2024
     "grpo": Variant(group_relative_advantages, "token", "sequence_mean", 0.2, 0.2, "group"),
-    # Liu et al., 2025: no division by the deviation, none by the length
+    # Liu et al., 2025: no division by the deviation or by the length
     "dr_grpo": Variant(UNSCALED, "token", "constant", 0.2, 0.2, "none"),
     # Yu et al., 2025: room for improbable tokens to grow; its dynamic sampling is the mask of `GroupCredit`
     "dapo": Variant(group_relative_advantages, "token", "token_mean", 0.2, 0.28, "group"),
@@ -74,24 +74,24 @@ def grpo_loss(
     clip_high: float = 0.2,
     ratio_level: RatioLevel = "token",
 ) -> tuple[Tensor, dict[str, float]]:
-    """The clipped surrogate with one advantage a sequence (Shao et al., 2024, equation 3, without the KL).
+    """Return the negated clipped surrogate with one advantage per sequence (Shao et al., 2024, equation 3, without KL).
 
     ``L = -sum_{b,t} w_{b,t} * min(r A_b, clip(r, 1 - clip_low, 1 + clip_high) A_b)``, ``r = r_{b,t}`` or ``r_b``
 
     Args:
-        log_probs: (B, T), of what was sampled, under the policy that is trained.
+        log_probs: (B, T), of what was sampled, under the policy being trained.
         old_log_probs: (B, T), the same under the behaviour policy, as stored when it was sampled.
         advantages: (B,), the advantage of each sequence.
         weights: (B, T), see `token_weights`; zero for padding, for what the environment wrote and for sequences that
             are not ``informative``.
-        clip_low, clip_high: DAPO clips later above than below.
+        clip_low, clip_high: DAPO allows more above than below.
         ratio_level: see `importance_ratio`.
 
     Returns:
         The loss, and the metrics ``loss/policy``, ``policy/clip_fraction`` and those of `ratio_metrics`.
 
     Raises:
-        ValueError: the shapes do not fit or the level is unknown.
+        ValueError: the shapes do not match or the level is unknown.
     """
     if advantages.shape != log_probs.shape[:1]:
         raise ValueError(f"advantages must have shape {(len(log_probs),)}, got {tuple(advantages.shape)}")

@@ -13,13 +13,13 @@ KlEstimator = Literal["k1", "k2", "k3"]
 
 
 def kl_estimate(log_probs: Tensor, reference_log_probs: Tensor, weights: Tensor, estimator: KlEstimator) -> Tensor:
-    """An estimate of KL(pi || reference) from each sampled token, of the common shape; zero where the weight is.
+    """Estimate KL(pi || reference) from each sampled token, in the common shape; zero where the weight is zero.
 
     With ``d = log pi(a) - log ref(a)``, clamped to +-10, and ``a`` sampled from ``pi`` (Schulman, "Approximating KL
     divergence", 2020):
 
     - ``k1 = d``: unbiased, often negative, of high variance. For rewards.
-    - ``k2 = d^2 / 2``: biased, but its *gradient* is that of the KL, without bias. For losses.
+    - ``k2 = d^2 / 2``: biased, but its *gradient* is an unbiased estimate of the KL's. For losses.
     - ``k3 = exp(-d) - 1 + d``: unbiased and never negative. For metrics. As a loss, as in GRPO, its gradient is that of
       KL(reference || pi).
 
@@ -41,10 +41,10 @@ def kl_estimate(log_probs: Tensor, reference_log_probs: Tensor, weights: Tensor,
 def kl_loss(
     log_probs: Tensor, reference_log_probs: Tensor, weights: Tensor, estimator: KlEstimator
 ) -> tuple[Tensor, dict[str, float]]:
-    """``L = sum w * k``, to be added with the KL coefficient; see `kl_estimate` for which estimator does what.
+    """Return ``L = sum w * k``, to be added with the KL coefficient; see `kl_estimate` for which estimator does what.
 
     Returns:
-        The loss, and the metrics ``loss/reference_kl`` and ``policy/reference_kl``, the latter by k3 whatever the loss.
+        The loss, and the metrics ``loss/reference_kl`` and ``policy/reference_kl``, the latter always by k3.
 
     Raises:
         ValueError: as in `kl_estimate`.

@@ -1,6 +1,6 @@
 """Proximal policy optimization (Schulman et al., 2017): clipped policy and value losses, and the entropy bonus.
 
-All take tensors of one shape: (N,) for one decision a step, (B, T) for tokens.
+All take tensors of one shape: (N,) for one decision per step, (B, T) for tokens.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def policy_loss(
     clip_range: float = 0.2,
     dual_clip: float | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The clipped surrogate (equation 7) with its sign turned round; see `clipped_surrogate`.
+    """Return the negated clipped surrogate (equation 7); see `clipped_surrogate`.
 
     ``L = -sum w * min(r A, clip(r, 1 - clip_range, 1 + clip_range) A)`` with ``r = exp(log_probs - old_log_probs)``
 
     Args:
-        log_probs: of what was sampled, under the policy that is trained.
+        log_probs: of what was sampled, under the policy being trained.
         old_log_probs: the same under the behaviour policy, as stored when it was sampled.
         advantages: of the same shape.
         weights: see `token_weights`; zero for padding and for what the environment wrote.
@@ -49,10 +49,10 @@ def policy_loss(
 def clipped_surrogate(
     ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The pessimistic surrogate, to be maximised, and where the clip took its gradient away (booleans).
+    """Return the pessimistic surrogate, to be maximised, and where the clip removed its gradient (booleans).
 
     ``S = min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)``; with ``dual_clip``, ``max(S, dual_clip * A)`` for
-    ``A < 0`` (Ye et al., AAAI 2020), without which a bad action that has become very probable weighs without bound.
+    ``A < 0`` (Ye et al., AAAI 2020), without which a bad action that has become very probable has unbounded weight.
 
     Raises:
         ValueError: ``dual_clip`` is not above 1.
@@ -73,12 +73,12 @@ def clipped_surrogate(
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, clip_range: float | None = None
 ) -> tuple[Tensor, dict[str, float]]:
-    """Half the squared error of a value head, clipped around the values that the advantages were computed with.
+    """Return half the squared error of a value head, clipped around the values that the advantages were computed with.
 
     ``L = sum w * 0.5 * max((V - R)^2, (V_clipped - R)^2)``, ``V_clipped = V_old + clip(V - V_old, +-clip_range)``
 
-    The clip is that of OpenAI's baselines, not of the paper. It is in units of the return: 0.2 is a lot for returns up
-    to 1, and next to nothing for returns up to 20.
+    The clip comes from OpenAI's baselines, not from the paper. It is in units of the return: 0.2 is a lot for returns
+    up to 1, and next to nothing for returns up to 20.
 
     Args:
         clip_range: None for no clipping.
@@ -107,9 +107,9 @@ def value_loss(
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """``1 - Var(R - V) / Var(R)`` over the mask: 1 for perfect values, 0 for a constant; NaN if all returns are equal.
+    """Return ``1 - Var(R - V) / Var(R)`` over the mask: 1 for perfect values, 0 for a constant; NaN for equal returns.
 
-    Shapes are the same and free.
+    All three have the same shape, whatever it is.
     """
     left, total = (returns - values)[mask], returns[mask]
     variance = total.var(correction=0)
@@ -117,9 +117,9 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """The entropy of each distribution in nats, (..., K) -> (...): ``-sum_k p_k log p_k``.
+    """Return the entropy of each distribution in nats, (..., K) -> (...): ``-sum_k p_k log p_k``.
 
-    Choices with a logit of minus infinity, such as actions that are not admissible, have no part in it.
+    Choices with a logit of minus infinity, such as inadmissible actions, do not contribute.
     """
     log_probs = logits.log_softmax(-1)
     # Filled before the product: minus infinity times zero is NaN, and so is its gradient.
@@ -127,7 +127,7 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def entropy_loss(entropies: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """``L = -sum w * H``, to be added with the entropy coefficient, and the metric ``policy/entropy``.
+    """Return ``L = -sum w * H``, to be added with the entropy coefficient, and the metric ``policy/entropy``.
 
     Raises:
         ValueError: the shapes differ.

@@ -1,4 +1,4 @@
-"""How much more probable a policy makes what was sampled than another one does."""
+"""How much more probable one policy makes what was sampled than another does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_LOG_RATIO = 10.0  # exp(89) is infinite in float32, and one such token has t
 
 
 def log_ratio(log_probs: Tensor, other_log_probs: Tensor, weights: Tensor) -> Tensor:
-    """``log pi(a) - log pi'(a)``, clamped to +-10, of the common shape; zero, with no gradient, where the weight is.
+    """Return ``log pi(a) - log pi'(a)``, clamped to +-10, in the common shape; zero, without gradient, for weight zero.
 
     Raises:
         ValueError: the shapes differ.
@@ -28,7 +28,7 @@ def log_ratio(log_probs: Tensor, other_log_probs: Tensor, weights: Tensor) -> Te
 
 
 def importance_ratio(log_ratios: Tensor, weights: Tensor, level: RatioLevel) -> Tensor:
-    """Importance ratios from log-ratios (B, T): (B, T) for tokens, (B, 1) for sequences.
+    """Return importance ratios given log-ratios (B, T): (B, T) for tokens, (B, 1) for sequences.
 
     - ``token``: ``r_t = exp(d_t)``, which PPO and GRPO clip one by one.
     - ``geometric``: ``r = exp(mean_t d_t)``, the ``|o|``-th root of the sequence's ratio (GSPO; Zheng et al., 2025,
@@ -36,7 +36,7 @@ def importance_ratio(log_ratios: Tensor, weights: Tensor, level: RatioLevel) -> 
     - ``sequence``: ``r = exp(sum_t d_t)``, the true ratio of the sequence (RLOO). Its logarithm is clamped to +-10.
 
     Raises:
-        ValueError: the level is unknown, or is one of sequences and the tensors are not (B, T).
+        ValueError: the level is unknown, or it needs sequences and the tensors are not (B, T).
     """
     if level == "token":
         return log_ratios.exp()
@@ -51,7 +51,7 @@ def importance_ratio(log_ratios: Tensor, weights: Tensor, level: RatioLevel) -> 
 
 
 def ratio_metrics(log_ratios: Tensor, ratio: Tensor, weights: Tensor) -> dict[str, float]:
-    """How far the policy has moved from the one that acted.
+    """Measure how far the policy has moved from the one that acted.
 
     ``policy/kl`` is ``mean(r - 1 - log r)`` over tokens, an unbiased estimate of KL(old || new) that is never negative
     (Schulman, "Approximating KL divergence", 2020). ``policy/ratio_min`` and ``policy/ratio_max`` are the extremes of

@@ -8,7 +8,7 @@ from llm_agents.losses.tokens import require_shapes, weighted_sum
 
 
 def reinforce_loss(log_probs: Tensor, advantages: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """``L = -sum w * A * log pi(a | s)``. Its gradient is the policy gradient if this policy sampled the actions.
+    """Return ``L = -sum w * A * log pi(a | s)``, whose gradient is the policy gradient if this policy sampled ``a``.
 
     Args:
         log_probs: (N,) decisions or (B, T) tokens.
@@ -16,7 +16,7 @@ def reinforce_loss(log_probs: Tensor, advantages: Tensor, weights: Tensor) -> tu
         weights: see `token_weights`.
 
     Returns:
-        The loss, whose value means nothing, and the metric ``loss/policy``.
+        The loss, whose value has no meaning, and the metric ``loss/policy``.
 
     Raises:
         ValueError: the shapes differ.

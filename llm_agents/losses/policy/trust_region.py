@@ -1,8 +1,8 @@
 """Natural gradient and TRPO: steps measured in how much the policy changes, not its weights.
 
-Both solve ``F x = g`` by conjugate gradient with products ``F v`` only, which cost two backward passes each: for small
-policies. Both change the parameters in place, and ask for the objective and the divergence as functions without
-arguments that evaluate the policy as it now is.
+Both solve ``F x = g`` by conjugate gradient with products ``F v`` only, which cost two backward passes each: this suits
+small policies. Both change the parameters in place. They take the objective and the divergence as functions without
+arguments that evaluate the current policy.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ def natural_gradient_step(
     damping: float = 0.1,
     num_cg_steps: int = 10,
 ) -> dict[str, float]:
-    """One step of natural gradient ascent (Kakade, 2001) of a size that changes the policy by ``max_kl``.
+    """Take one step of natural gradient ascent (Kakade, 2001) of a size that changes the policy by ``max_kl``.
 
     ``theta <- theta + sqrt(2 max_kl / (g^T F^-1 g)) F^-1 g``
 
-    with ``g`` the objective's gradient and ``F`` the Hessian of the divergence, which is the Fisher matrix. The size is
-    right to second order; nothing checks it.
+    where ``g`` is the objective's gradient and ``F`` the Hessian of the divergence, which is the Fisher matrix. The
+    size is right to second order; nothing checks it.
 
     Args:
-        parameters: of the policy.
+        parameters: the policy's.
         objective: a scalar to be increased, such as the mean of ``log_probs * advantages``.
         kl: the mean of KL(old || policy), the old policy's probabilities held fixed; zero when called first.
         max_kl: the trust region's radius in nats.
         damping: added to the diagonal of F, which is singular where the data say nothing.
-        num_cg_steps: of conjugate gradient.
+        num_cg_steps: steps of conjugate gradient.
 
     Returns:
-        The metrics ``loss/policy`` (before the step, with its sign turned round) and ``policy/kl`` (after it).
+        The metrics ``loss/policy`` (before the step, negated) and ``policy/kl`` (after it).
 
     Raises:
         UserError: the gradient is not finite.
@@ -67,12 +67,12 @@ def trpo_step(
     num_backtracks: int = 10,
     backtrack: float = 0.8,
 ) -> dict[str, float]:
-    """One step of trust region policy optimization (Schulman et al., ICML 2015, section 6 and appendix C).
+    """Take one step of trust region policy optimization (Schulman et al., ICML 2015, section 6 and appendix C).
 
     ``max_theta E[pi(a|s) / pi_old(a|s) * A]  subject to  E[KL(pi_old || pi)] <= max_kl``
 
-    The natural gradient step is shortened until the surrogate has grown and the constraint holds. If that does not
-    come about, the parameters stay as they were.
+    The natural gradient step is shortened until the surrogate has grown and the constraint holds. If that never
+    happens, the parameters stay as they were.
 
     Args:
         surrogate: the mean of ``ratio * advantages``.
@@ -101,7 +101,7 @@ def trpo_step(
 
 
 def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, num_steps: int) -> Tensor:
-    """An approximate solution of ``A x = target`` for a symmetric positive definite ``A`` (Hestenes and Stiefel, 1952).
+    """Solve ``A x = target`` approximately for a symmetric positive definite ``A`` (Hestenes and Stiefel, 1952).
 
     Args:
         product: ``A v`` for a vector ``v``, (D,) -> (D,).
@@ -137,14 +137,14 @@ def _natural_step(
 
     direction = conjugate_gradient(fisher_product, gradient, num_cg_steps)
     curvature = (direction @ fisher_product(direction)).item()
-    # Nothing to learn, as when all advantages are zero: the direction is zero, and any length of it.
+    # Without anything to learn, as when all advantages are zero, the direction is zero, and so is the step.
     return direction * math.sqrt(2 * max_kl / curvature) if curvature > 0 else torch.zeros_like(gradient)
 
 
 def _flat_gradient(
     scalar: Tensor, parameters: list[Parameter], retain_graph: bool = False, create_graph: bool = False
 ) -> Tensor:
-    """The gradient as one vector (D,), zero for parameters that have no part in the scalar."""
+    """Return the gradient as one vector (D,), zero for parameters that the scalar does not depend on."""
     gradients = torch.autograd.grad(
         scalar,
         parameters,

@@ -15,6 +15,7 @@ from llm_agents.losses.policy.ppo import entropy
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings, action_ids, packed_mask
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.models.loading import load_language_model
+from llm_agents.rollouts.observation import observations_of
 from llm_agents.rollouts.rollout import rollout
 from llm_agents.runtime.errors import UserError
 
@@ -247,13 +248,12 @@ def test_training_computes_the_probabilities_that_acted(scorer, tmp_path):
 def test_prompts_of_a_stored_episode_are_those_that_were_shown(scorer):
     settings = PromptSettings(num_past_actions=3, num_past_observations=2)
     agent = ScoringAgent(scorer, settings)
-    context_builder = settings.context_builder()
     for episode in rollout(agent, make_env, CASES):
-        moments = context_builder.of_episode(make_env().task, episode)
-        assert len(moments) == len(episode) + 1
-        for moment, turn in zip(moments, episode.turns, strict=False):
-            assert agent.prompts([moment]) == [turn.prompt_ids]
-            assert moment.actions == turn.candidates
+        observations = observations_of(make_env().task, episode)
+        assert len(observations) == len(episode) + 1
+        for observation, turn in zip(observations, episode.turns, strict=False):
+            assert agent.prompts([observation]) == [turn.prompt_ids]
+            assert observation.actions == turn.candidates
 
 
 def test_what_an_episode_is_does_not_depend_on_the_others(scorer):
@@ -267,10 +267,10 @@ def test_what_an_episode_is_does_not_depend_on_the_others(scorer):
 
 @torch.inference_mode()
 def test_choices_are_as_frequent_as_their_probability(scorer):
-    episode = start(CASES[0])
+    observation = start(CASES[0]).observe()
     for temperature in (0.5, 2.0):
         agent = ScoringAgent(scorer, PromptSettings(), temperature)
-        turns = [decision.turn for decision in agent.act([episode] * 1000)]
+        turns = [decision.turn for decision in agent.act([observation] * 1000)]
         scores = scorer([turns[0].prompt_ids], [turns[0].candidates]).logits[0]
         expected = (scores / temperature).softmax(-1)
         shares = np.bincount([turn.choice for turn in turns], minlength=len(expected)) / len(turns)
@@ -281,10 +281,10 @@ def test_choices_are_as_frequent_as_their_probability(scorer):
 
 @torch.inference_mode()
 def test_at_temperature_zero_the_best_action_is_taken(scorer):
-    episodes = [start(spec) for spec in CASES]
-    before = episodes[0].rng.bit_generator.state
-    decisions = ScoringAgent(scorer, PromptSettings(), temperature=0).act(episodes)
-    assert episodes[0].rng.bit_generator.state == before
+    observations = [start(spec).observe() for spec in CASES]
+    before = observations[0].rng.bit_generator.state
+    decisions = ScoringAgent(scorer, PromptSettings(), temperature=0).act(observations)
+    assert observations[0].rng.bit_generator.state == before
     for decision in decisions:
         scores = scorer([decision.turn.prompt_ids], [decision.turn.candidates]).logits[0]
         assert decision.turn.choice == scores.argmax()
@@ -292,5 +292,5 @@ def test_at_temperature_zero_the_best_action_is_taken(scorer):
 
 def test_an_environment_without_action_texts_is_refused(scorer):
     agent = ScoringAgent(scorer, PromptSettings(num_past_actions=0))
-    with pytest.raises(UserError, match="WordlessTask has no action texts"):
-        agent.act([start(CASES[0], WordlessTask)])
+    with pytest.raises(UserError, match="without action texts"):
+        agent.act([start(CASES[0], WordlessTask).observe()])

@@ -22,6 +22,7 @@ from llm_agents.rollouts.panels import phrasing_columns
 from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.streams import range_of
 from llm_agents.training import loop as training
 from llm_agents.training import online
 from llm_agents.training.online import OnlineSettings, draw_rollouts, play
@@ -203,7 +204,7 @@ def test_what_is_played_depends_on_seed_and_iteration_alone_and_stays_clear_of_p
     assert one.specs == again.specs
     assert one.specs != later.specs
     assert one.specs != other.specs
-    assert all(spec.seed < 10**6 and spec.split == "train" for spec in one.specs)
+    assert all(range_of(spec.seed) == "online" and spec.split == "train" for spec in one.specs)
     train = {goal.id for goal in task.goals("train")}
     assert {spec.goal_id for spec in one.specs} <= train
 

@@ -43,11 +43,11 @@ class Dying:
     def __init__(self, error: type[BaseException], seed: int, task: ClevrRobotTask, num_acts: int = 10**9) -> None:
         self._error, self._seed, self._left = error, seed, num_acts
 
-    def act(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
+    def act_in(self, episodes: Sequence[RunningEpisode]) -> list[ActionOutput]:
         self._left -= 1
         if self._left < 0 or any(episode.spec.seed == self._seed for episode in episodes):
             raise self._error
-        return make_noisy(TASK).act(episodes)
+        return make_noisy(TASK).act_in(episodes)
 
 
 @pytest.fixture(scope="module")

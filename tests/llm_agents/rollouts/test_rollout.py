@@ -5,8 +5,9 @@ from envs.clevr_robot import make
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import Episode
 from llm_agents.agents.scripted import ExpertAgent, NoisyAgent, RandomAgent
+from llm_agents.rollouts.observation import AgentObservation
 from llm_agents.rollouts.panels import make_panel
-from llm_agents.rollouts.rollout import ActionOutput, RunningEpisode, iter_rollouts, rollout
+from llm_agents.rollouts.rollout import ActionOutput, iter_rollouts, rollout
 from llm_agents.runtime.errors import UserError
 
 TASK = ClevrRobotTask()
@@ -53,14 +54,14 @@ def test_episodes_hold_what_was_asked_and_what_happened():
 
 
 class Counting:
-    """Pushes the red ball right, and notes how many lanes run together."""
+    """Pushes the red ball right, and notes how many episodes run in parallel."""
 
     def __init__(self) -> None:
         self.widths: list[int] = []
 
-    def act(self, episodes: list[RunningEpisode]) -> list[ActionOutput]:
-        self.widths.append(len(episodes))
-        return [ActionOutput(0) for _ in episodes]
+    def act(self, observations: list[AgentObservation]) -> list[ActionOutput]:
+        self.widths.append(len(observations))
+        return [ActionOutput(0) for _ in observations]
 
 
 def test_lanes_are_refilled_at_once():
@@ -89,7 +90,7 @@ def test_environments_are_closed_when_the_caller_stops_early():
         env.close = lambda: closed.append(env)
         return env
 
-    episodes = rollout(RandomAgent(), make_env, CASES, num_envs=3)
+    episodes = iter_rollouts(RandomAgent(), make_env, CASES, num_envs=3)
     next(episodes)
     assert not closed
     episodes.close()

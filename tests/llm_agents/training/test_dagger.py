@@ -16,6 +16,7 @@ from llm_agents.agents.scripted import ExpertAgent, RandomAgent
 from llm_agents.models.loading import load_language_model
 from llm_agents.models.tiny import TinySettings
 from llm_agents.registry.environments import make_environment
+from llm_agents.rollouts.observation import observations_of
 from llm_agents.rollouts.rollout import ActionOutput, rollout
 from llm_agents.rollouts.specs import draw_specs
 from llm_agents.training.dagger import DaggerData, DaggerSettings, InterventionAgent, takeover
@@ -27,8 +28,8 @@ PROMPTS = PromptSettings(list_actions=False)
 class Turner:
     """Turns left, and has a turn to show for it, as an LLM agent has."""
 
-    def act(self, episodes):
-        return [ActionOutput(TURN_LEFT, Turn((1,), (2,), (0.0,))) for _ in episodes]
+    def act(self, observations):
+        return [ActionOutput(TURN_LEFT, turn=Turn((1,), (2,), (0.0,))) for _ in observations]
 
 
 def make_env():
@@ -89,13 +90,13 @@ def test_it_takes_over_in_the_first_half_of_the_horizon_and_not_always_at_once(t
 
 def test_only_what_the_expert_did_is_learnt(task, dagger):
     failed = replace(dagger[0], success=False)
-    moments, actions = expert_decisions(PROMPTS, task, [failed, *dagger], lambda episode: begin(task, episode))
+    observations, actions = expert_decisions(task, [failed, *dagger], lambda episode: begin(task, episode))
     counts = [max(0, len(episode) - begin(task, episode)) for episode in dagger]
-    assert len(moments) == len(actions) == sum(counts)
-    context_builder, first = PROMPTS.context_builder(), 0
+    assert len(observations) == len(actions) == sum(counts)
+    first = 0
     for episode, count in zip(dagger, counts, strict=True):
-        whole = context_builder.of_episode(task, episode)[:-1]
-        assert moments[first : first + count] == whole[len(whole) - count :]
+        whole = observations_of(task, episode)[:-1]
+        assert observations[first : first + count] == whole[len(whole) - count :]
         first += count
 
 

@@ -87,7 +87,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def assert_the_same(run: Run, expected: Run) -> None:
-    """Weights, buffers, optimizer moments, step and metrics, bit for bit."""
+    """Weights, buffers, optimizer observations, step and metrics, bit for bit."""
     tensors, metadata = run.load_checkpoint("regression")
     expected_tensors, expected_facts = expected.load_checkpoint("regression")
     assert metadata == expected_facts

@@ -12,7 +12,6 @@ from helpers.extras import need
 from helpers.llm_worlds import make_lm
 
 from envs.episodes import Episode
-from llm_agents.agents.observations import AgentObservation
 from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.agents.scripted import ExpertAgent, RandomAgent
 from llm_agents.models.language_model import LanguageModel
@@ -20,11 +19,12 @@ from llm_agents.models.loading import load_language_model
 from llm_agents.models.tiny import TinySettings
 from llm_agents.models.tokenizer import words_of
 from llm_agents.registry.environments import make_environment
+from llm_agents.rollouts.observation import AgentObservation, observations_of
 from llm_agents.rollouts.rollout import rollout
 from llm_agents.rollouts.specs import draw_specs
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
-from llm_agents.runtime.streams import seeded
+from llm_agents.runtime.streams import seeded, stream
 from llm_agents.training.associative_recall import ask_for_goals, ask_for_parts
 from llm_agents.training.loop import OptimizerSettings, fit
 from llm_agents.training.warm_start import (
@@ -57,44 +57,52 @@ def episodes() -> list[Episode]:
 
 
 @pytest.fixture(scope="module")
-def moments(episodes) -> list[AgentObservation]:
-    context_builder, task = PROMPTS.context_builder(), make_env().task
-    return [moment for episode in episodes for moment in context_builder.of_episode(task, episode)[:-1]]
+def observations(episodes) -> list[AgentObservation]:
+    task = make_env().task
+    return [observation for episode in episodes for observation in observations_of(task, episode)[:-1]]
 
 
 @pytest.fixture(scope="module", params=["words", "phrases"])
-def lm(request, moments) -> LanguageModel:
-    corpus = [text for moment in moments for text in (moment.goal, moment.observation, *moment.actions)]
+def lm(request, observations) -> LanguageModel:
+    corpus = [
+        text
+        for observation in observations
+        for text in (observation.instruction, observation.text, *observation.actions)
+    ]
     settings = TinySettings(
         text_input=request.param, hidden_size=32, num_layers=2, num_heads=2, short_convolution=4, rope_theta=50.0
     )
-    with seeded(0):
-        return load_language_model(settings, corpus=corpus, goal_words=words_of([m.goal for m in moments]))
+    with seeded(0, "weights/language_model"):
+        return load_language_model(settings, corpus=corpus, goal_words=words_of([m.instruction for m in observations]))
 
 
-def test_a_question_has_one_answer_and_it_is_what_is_seen(lm, moments):
-    asked, answers = ask_for_parts(lm, moments, 100, 0)
+def test_a_question_has_one_answer_and_it_is_what_is_seen(lm, observations):
+    asked, answers = ask_for_parts(lm, observations, 100, 0)
     assert len(asked) == len(answers) == 100
-    of_observation = {moment.observation: moment for moment in moments}
-    for moment, answer in zip(asked, answers, strict=True):
-        parts = moment.observation.split(", ")
-        assert [part for part in parts if part.startswith(moment.goal)] == [f"{moment.goal} {answer}"]
-        assert replace(moment, goal="") == replace(of_observation[moment.observation], goal="", past=moment.past)
+    of_observation = {observation.text: observation for observation in observations}
+    for observation, answer in zip(asked, answers, strict=True):
+        parts = observation.text.split(", ")
+        assert [part for part in parts if part.startswith(observation.instruction)] == [
+            f"{observation.instruction} {answer}"
+        ]
+        assert replace(observation, instruction="") == replace(
+            of_observation[observation.text], instruction="", past=observation.past
+        )
     assert len(set(answers)) > 2
 
 
-def test_questions_depend_on_the_seed_alone(lm, moments):
-    assert ask_for_parts(lm, moments, 20, 3) == ask_for_parts(lm, moments, 20, 3)
-    assert ask_for_parts(lm, moments, 20, 3) != ask_for_parts(lm, moments, 20, 4)
+def test_questions_depend_on_the_seed_alone(lm, observations):
+    assert ask_for_parts(lm, observations, 20, 3) == ask_for_parts(lm, observations, 20, 3)
+    assert ask_for_parts(lm, observations, 20, 3) != ask_for_parts(lm, observations, 20, 4)
 
 
-def test_a_goal_is_answered_with_where_the_thing_is_that_it_names(moments):
-    asked, answers = ask_for_goals(moments, len(moments), 0)
-    assert 10 < len(asked) < len(moments)  # not always in sight
-    for moment, answer in zip(asked, answers, strict=True):
-        assert moment in moments
-        thing = re.search(r"\w+ (ball|box|key)", moment.goal)
-        assert f"You see a {thing.group()} {answer}" in moment.observation.split(", ")
+def test_a_goal_is_answered_with_where_the_thing_is_that_it_names(observations):
+    asked, answers = ask_for_goals(observations, len(observations), 0)
+    assert 10 < len(asked) < len(observations)  # not always in sight
+    for observation, answer in zip(asked, answers, strict=True):
+        assert observation in observations
+        thing = re.search(r"\w+ (ball|box|key)", observation.instruction)
+        assert f"You see a {thing.group()} {answer}" in observation.text.split(", ")
 
 
 SEEN = "You see a wall 1 step left, You see a blue key 2 steps right, You see a red ball 3 steps forward"
@@ -117,13 +125,13 @@ def test_a_goal_names_parts_in_its_own_order(goal, answer):
         AgentObservation("go to a blue ball", "You see a wall 1 step right"),
     ]
     asked, answers = ask_for_goals([*others, AgentObservation(goal, SEEN)], 50, 0)
-    assert ([moment.goal for moment in asked], answers) == (([goal], [answer]) if answer else ([], []))
+    assert ([observation.instruction for observation in asked], answers) == (([goal], [answer]) if answer else ([], []))
 
 
-def test_the_last_third_of_recall_asks_for_what_goals_name(lm, episodes, moments):
+def test_the_last_third_of_recall_asks_for_what_goals_name(lm, episodes, observations):
     task, settings = make_env().task, WarmStartSettings(num_associative_recall_steps=6, num_steps=9, batch_size=8)
     data = WarmStartData(lm, PROMPTS, task, episodes, settings, 0)
-    goals = {moment.goal for moment in moments}
+    goals = {observation.instruction for observation in observations}
     for step in range(6):
         batch = data.batch(step)
         prompts = [lm.tokenizer.decode(row[mask]) for row, mask in zip(batch["token_ids"], batch["mask"], strict=True)]
@@ -218,18 +226,22 @@ def test_where_the_goal_stands_first_all_questions_are_answered_at_the_end(lm, e
 
 def test_a_narrow_model_learns_to_recall(tmp_path):
     """Four things are seen on average: by chance it would name the place of another three times in four."""
-    task, context_builder = make_env().task, PROMPTS.context_builder()
+    task = make_env().task
     played = list(rollout(RandomAgent(), make_env, draw_specs(task, "train", 150, 0)))
-    seen = [moment for episode in played for moment in context_builder.of_episode(task, episode)[:-1]]
-    corpus = [text for moment in seen for text in (moment.goal, moment.observation, *moment.actions)]
+    seen = [observation for episode in played for observation in observations_of(task, episode)[:-1]]
+    corpus = [
+        text for observation in seen for text in (observation.instruction, observation.text, *observation.actions)
+    ]
     sizes = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "initializer_range": 0.125, "rope_theta": 50.0}
     settings = TinySettings(text_input="phrases", short_convolution=4, **sizes)
-    with seeded(0):
-        lm = load_language_model(settings, corpus=corpus, goal_words=words_of([moment.goal for moment in seen]))
+    with seeded(0, "weights/language_model"):
+        lm = load_language_model(
+            settings, corpus=corpus, goal_words=words_of([observation.instruction for observation in seen])
+        )
     asked, answers = ask_for_parts(lm, seen, len(seen), 0)
     prompt_renderer, held_out = PromptRenderer(lm, PROMPTS), len(asked) // 10
     learnt, other = (
-        SFTDataset(lm, prompt_renderer, asked[part], answers[part], 64, 0)
+        SFTDataset(lm, prompt_renderer, asked[part], answers[part], 64, 0, "sft/part_questions")
         for part in (np.s_[held_out:], np.s_[:held_out])
     )
     optimizer = OptimizerSettings(num_steps=450, learning_rate=3e-3)
@@ -242,13 +254,22 @@ def test_a_narrow_model_learns_to_recall(tmp_path):
     assert right[first].float().mean() > 0.75
 
 
-def test_noise_is_in_the_goals_of_a_share_and_nothing_else(moments):
-    noisy = with_noise(moments, 0.3, 0)
-    assert noisy == with_noise(moments, 0.3, 0) != with_noise(moments, 0.3, 1)
-    assert [replace(moment, goal="") for moment in noisy] == [replace(moment, goal="") for moment in moments]
-    changed = [(one.goal, other.goal) for one, other in zip(noisy, moments, strict=True) if one.goal != other.goal]
-    assert 0.2 < len(changed) / len(moments) < 0.4
-    assert with_noise(moments, 0.0, 0) == moments
+def test_noise_is_in_the_goals_of_a_share_and_nothing_else(observations):
+    def noisy_with(seed: int, fraction: float = 0.3) -> list[AgentObservation]:
+        return with_noise(observations, fraction, stream(seed, "warm_start/goal_noise"))
+
+    noisy = noisy_with(0)
+    assert noisy == noisy_with(0) != noisy_with(1)
+    assert [replace(observation, instruction="") for observation in noisy] == [
+        replace(observation, instruction="") for observation in observations
+    ]
+    changed = [
+        (one.instruction, other.instruction)
+        for one, other in zip(noisy, observations, strict=True)
+        if one.instruction != other.instruction
+    ]
+    assert 0.2 < len(changed) / len(observations) < 0.4
+    assert noisy_with(0, 0.0) == observations
     kept = [len(set(new.split()) & set(old.split())) / len(set(old.split())) for new, old in changed]
     assert 0.6 < np.mean(kept) < 1  # most of what a goal says still stands in it
 
