@@ -20,6 +20,7 @@ from llm_agents.agents.text import TextAgent, TextAgentSettings
 from llm_agents.evaluation.evaluate import evaluate_agent
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings
 from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.sampler import LocalSampler
 from llm_agents.recipes.base import LLMAgentConfig, LLMAgentRecipe, WarmStartStages
 from llm_agents.recipes.bc import BehaviourCloningRecipe
 from llm_agents.recipes.grpo import GRPORecipe
@@ -128,7 +129,7 @@ def test_the_same_numbers_draw_the_same_texts(context, device):
     """Random numbers come from the lanes, so that a rollout does not depend on where the model is."""
     played = []
     for lm in make_both("tiny", device):
-        agent = TextAgent(lm, TextAgentSettings(context=context, max_new_tokens=6), PromptSettings())
+        agent = TextAgent(LocalSampler(lm), TextAgentSettings(context=context, max_new_tokens=6), PromptSettings())
         episodes = dict(iter_rollouts(agent, make_env, CASES[:4], 4))
         played.append([turn for index in range(4) for turn in episodes[index].turns])
     expected, found = played
