@@ -26,7 +26,7 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
-## The quick tests without any extra, in a virtual environment of their own: what needs one skips and says so.
+## The quick tests with no extras, in a virtual environment of their own: a test that needs one skips and says which.
 test-minimal: .venv-minimal/.installed
 	.venv-minimal/bin/python -m pytest -rs
 
@@ -35,8 +35,8 @@ test-minimal: .venv-minimal/.installed
 	.venv-minimal/bin/pip install -c constraints.txt -e . pytest hypothesis
 	touch $@
 
-## The quick tests with the latest versions that pyproject.toml allows, fetched anew each time; torch stays as it is
-## pinned, since its newest build may bring gigabytes of CUDA.
+## The quick tests with the latest versions that pyproject.toml allows, fetched each time; torch stays pinned, since
+## its newest build may bring gigabytes of CUDA.
 test-latest:
 	$(PYTHON) -m venv --clear .venv-latest
 	grep '^torch==' constraints.txt > .venv-latest/torch.txt
