@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := offline,babyai,meta-world,sb3,dev
 
-.PHONY: install demo results results-text test test-slow lint bench
+.PHONY: install demo results results-text test test-slow test-minimal test-latest doctest lint bench
 
 ## Everything into .venv, in the versions of constraints.txt; again only when one of these two files changes.
 install: .venv/.installed
@@ -25,6 +25,27 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+## The quick tests with no extras, in a virtual environment of their own: a test that needs one skips and says which.
+test-minimal: .venv-minimal/.installed
+	.venv-minimal/bin/python -m pytest -rs
+
+.venv-minimal/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-minimal
+	.venv-minimal/bin/pip install -c constraints.txt -e . pytest hypothesis
+	touch $@
+
+## The quick tests with the latest versions that pyproject.toml allows, fetched each time; torch stays pinned, since
+## its newest build may bring gigabytes of CUDA.
+test-latest:
+	$(PYTHON) -m venv --clear .venv-latest
+	grep '^torch==' constraints.txt > .venv-latest/torch.txt
+	.venv-latest/bin/pip install -c .venv-latest/torch.txt -e ".[$(EXTRAS)]"
+	.venv-latest/bin/python -m pytest
+
+## The examples in docstrings; the code, commands and links of the README and of docs/.
+doctest: install
+	$(BIN)/python -m pytest --doctest-modules envs llm_agents kalm tests/docs
 
 lint: install
 	$(BIN)/ruff check .

@@ -240,6 +240,11 @@ def encode_text(text: str, size: int, what: str = "text") -> NDArray[np.float32]
 
     Raises:
         ValueError: the text is longer than ``size``.
+
+    >>> encode_text("hi", size=4).tolist()
+    [104.0, 105.0, 0.0, 0.0]
+    >>> decode_text(encode_text("hi", size=4))
+    'hi'
     """
     if len(text) > size:
         raise ValueError(f"a {what} has {len(text)} characters, {size} were set aside: adapt(..., max_{what}=...)")

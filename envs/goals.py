@@ -45,6 +45,21 @@ class Goal:
 class GoalSet(Mapping[Split, Sequence[Goal]]):
     """The goals of a task by split, with lookup by id.
 
+    >>> goals = GoalSet(
+    ...     [
+    ...         Goal("red", "reach", "train", ("go to the red ball",)),
+    ...         Goal("red", "reach", "rephrase", ("find the crimson sphere",)),
+    ...         Goal("blue", "reach", "easy", ("go to the blue ball",)),
+    ...     ]
+    ... )
+    >>> goals.find("red").phrasings
+    ('go to the red ball',)
+    >>> goals.find("red", "rephrase").phrasings
+    ('find the crimson sphere',)
+    >>> goals.find("blew")
+    Traceback (most recent call last):
+    envs.goals.UnknownGoal: unknown goal 'blew': did you mean blue?
+
     Raises:
         ValueError: a goal id appears twice in one split, or in two splits other than train and rephrase.
     """

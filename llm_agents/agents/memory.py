@@ -148,6 +148,9 @@ def word_overlap(goal: str, others: Sequence[str]) -> NDArray[np.floating]:
 
     The order counts because "red left of blue" and "blue left of red" have the same words. Adjacent pairs would not do:
     "the red ball left of the blue ball" has the same ones with the colours swapped.
+
+    >>> word_overlap("red left of blue", ["red left of blue", "blue left of red", "purple"]).round(2).tolist()
+    [1.0, 0.33, 0.0]
     """
     pieces = _pieces(goal)
     return np.array([len(pieces & _pieces(other)) / max(1, len(pieces | _pieces(other))) for other in others])

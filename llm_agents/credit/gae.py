@@ -31,6 +31,12 @@ def discounted_returns(rewards: Tensor, ends: Tensor, discount: float) -> Tensor
     Raises:
         UserError: a reward is not finite.
         ValueError: the shapes differ, or the last step does not end an episode.
+
+    Two episodes, one after the other, the first of two steps:
+
+    >>> rewards = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0])
+    >>> discounted_returns(rewards, ends_of([2, 3]), discount=0.5)
+    tensor([0.5000, 1.0000, 0.2500, 0.5000, 1.0000])
     """
     require_finite(rewards, "reward")
     require_shape("ends", ends, rewards.shape)
@@ -62,6 +68,15 @@ def gae(
     Raises:
         UserError: a reward or a value is not finite.
         ValueError: the shapes do not fit, or the last step does not end an episode.
+
+    The last step of an episode, from a state worth 1 to one worth 2, truncated or terminated:
+
+    >>> reward, value, next_value = (torch.tensor([number]) for number in (0.0, 1.0, 2.0))
+    >>> end = torch.tensor([True])
+    >>> gae(reward, value, next_value, end, discount=0.5, gae_lambda=1.0)[0]
+    tensor([0.])
+    >>> gae(reward, value, 0 * next_value, end, discount=0.5, gae_lambda=1.0)[0]
+    tensor([-1.])
     """
     for name, tensor in (("reward", rewards), ("value", values), ("last value", last_values)):
         require_finite(tensor, name)

@@ -54,6 +54,15 @@ def group_relative_advantages(
     Raises:
         UserError: a reward is not finite, a group has one member, or one does not have ``group_size`` members.
         ValueError: the groups are not integers or differ in number from the rewards.
+
+    In the second of two groups nothing can be compared:
+
+    >>> rewards, groups = torch.tensor([0.0, 1.0, 1.0, 1.0]), torch.tensor([0, 0, 1, 1])
+    >>> credit = group_relative_advantages(rewards, groups, scale="none")
+    >>> credit.advantages
+    tensor([-0.5000,  0.5000,  0.0000,  0.0000])
+    >>> credit.informative
+    tensor([ True,  True, False, False])
     """
     return _relative(rewards, _validated(rewards, groups, group_size), scale)
 

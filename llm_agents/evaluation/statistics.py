@@ -27,7 +27,11 @@ class Estimate:
 
 
 def success_rate(successes: int, episodes: int) -> Estimate:
-    """Return the success rate with its Wilson score interval (Wilson, 1927), which stays inside [0, 1]."""
+    """Return the success rate with its Wilson score interval (Wilson, 1927), which stays inside [0, 1].
+
+    >>> print(success_rate(20, 20))  # twenty of twenty do not make a rate of one certain
+    1.000 [0.839, 1.000]
+    """
     interval = binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
     return Estimate(successes / episodes, float(interval.low), float(interval.high))
 

@@ -29,6 +29,14 @@ def token_weights(mask: Tensor, aggregation: Aggregation, max_tokens: int | None
     Raises:
         ValueError: the aggregation is unknown, the mask has the wrong number of axes, or ``max_tokens`` is missing or
             would be ignored.
+
+    A sequence of one token and one of three:
+
+    >>> mask = torch.tensor([[True, False, False], [True, True, True]])
+    >>> token_weights(mask, "token_mean").sum(1)  # the long one counts three times as much
+    tensor([0.2500, 0.7500])
+    >>> token_weights(mask, "sequence_mean").sum(1)
+    tensor([0.5000, 0.5000])
     """
     if (max_tokens is not None) != (aggregation == "constant"):
         raise ValueError(f"max_tokens belongs to the aggregation 'constant', got {max_tokens} for {aggregation!r}")

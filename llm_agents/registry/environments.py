@@ -1,4 +1,4 @@
-"""Environments, found through the entry-point group ``llm_agents.registry.environments``.
+"""Environments, found through the entry-point group ``llm_agents.environments``.
 
 An entry's name is the Gymnasium id and its value the module whose import registers it::
 

@@ -69,6 +69,10 @@ def select_phrasings(goal: Goal, subset: PhrasingSubset) -> tuple[str, ...]:
 
     Raises:
         UserError: unknown phrasings, or a goal with a single phrasing was asked for a new one.
+
+    >>> goal = Goal("line", "line", "rephrase", ("line them up", "form a row", "make a queue"))
+    >>> select_phrasings(goal, "given"), select_phrasings(goal, "new")
+    (('line them up', 'make a queue'), ('form a row',))
     """
     halves = {"all": goal.phrasings, "given": goal.phrasings[::2], "new": goal.phrasings[1::2]}
     if subset not in halves:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from helpers.extras import NEEDS_MINIGRID, need
 
 from envs.adapters import AdaptedTask, StringEnv, adapt, decode_text, encode_text
 from envs.goals import SPLITS, Goal, GoalSet
@@ -111,6 +112,7 @@ def test_an_environment_with_few_starts_is_played_too(name):
     assert observation["state"].sum() == (3 if name == "Blackjack-v1" else 1)  # a one for each Discrete part
 
 
+@NEEDS_MINIGRID
 def test_an_observation_that_is_no_numbers_is_refused_with_the_way_in():
     with pytest.raises(ValueError, match=r"see envs\.adapters\.adapt"):
         LanguageEnv(gymnasium.make("minigrid:BabyAI-GoToObj-v0"), MoveOn(spaces.Discrete(7), 1))
@@ -135,6 +137,7 @@ def in_front(observation):
 
 
 def adapted_babyai(**changes) -> LanguageEnv:
+    need("minigrid")
     options = {"text": in_front, "mission": "mission", "actions": BABYAI_ACTIONS, "horizon": 20} | changes
     return adapt(gymnasium.make("minigrid:BabyAI-GoToObj-v0"), babyai_goals(), **options)
 

@@ -9,6 +9,9 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+
+pytest.importorskip("minigrid")
+
 from gymnasium.utils.env_checker import check_env
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX
 

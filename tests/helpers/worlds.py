@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from envs import babyai, clevr_robot
 from envs.episodes import Episode
 from envs.language import LanguageEnv, LanguageTask
 from helpers import point_mass
+from helpers.extras import NEEDS_MINIGRID
 from kalm.action_space import ActionSpace, action_space
 from llm_agents.rollouts.rollout import AnyAgent, rollout
 from llm_agents.rollouts.specs import EpisodeSpec
@@ -51,5 +51,4 @@ class World:
 WORLDS = {"clevr": World(clevr_robot.make), "point": World(point_mass.make), "room": World(babyai.make_room)}
 BOTH = pytest.mark.parametrize("world", ["clevr", "point"], indirect=True)
 CONTINUOUS = pytest.mark.parametrize("world", ["point"], indirect=True)
-_NEEDS_MINIGRID = pytest.mark.skipif(find_spec("minigrid") is None, reason="minigrid is not installed")
-ROOM = pytest.mark.parametrize("world", [pytest.param("room", marks=_NEEDS_MINIGRID)], indirect=True)
+ROOM = pytest.mark.parametrize("world", [pytest.param("room", marks=NEEDS_MINIGRID)], indirect=True)

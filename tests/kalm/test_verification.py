@@ -36,7 +36,7 @@ def good() -> list[Episode]:
 
 def judge(episodes: list[Episode]) -> dict[str, list[bool]]:
     verdict = verify(episodes, TASK, Pushes(), STEP_STD, SETTINGS)
-    return {name: getattr(verdict, name).tolist() for name in ("plausible", "consistent", "success", "kept")}
+    return {name: getattr(verdict, name).tolist() for name in ("plausible", "consistent", "success", "accepted")}
 
 
 def all_but_one(rejected: bool) -> list[bool]:
@@ -55,7 +55,7 @@ def moved(episode: Episode, step: int, by: float, ball: int) -> np.ndarray:
 
 
 def test_good_rollouts_are_kept(good):
-    assert judge(good) == dict.fromkeys(("plausible", "consistent", "success", "kept"), [True] * 8)
+    assert judge(good) == dict.fromkeys(("plausible", "consistent", "success", "accepted"), [True] * 8)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 5.0])
@@ -64,7 +64,7 @@ def test_an_implausible_state_is_rejected_wherever_it_stands(good, value):
         states = good[SPOILED].states.copy()
         states[step, 4] = value
         verdict = judge(spoiled(good, states=states))
-        assert verdict["plausible"] == verdict["kept"] == all_but_one(rejected=True)
+        assert verdict["plausible"] == verdict["accepted"] == all_but_one(rejected=True)
 
 
 def test_a_plausible_state_that_the_dynamics_do_not_lead_to_is_rejected(good):
@@ -84,7 +84,7 @@ def test_a_plausible_state_that_the_dynamics_do_not_lead_to_is_rejected(good):
                 tried += 1
                 verdict = judge(spoiled(good, states=states))
                 assert verdict["plausible"] == [True] * 8
-                assert verdict["consistent"] == verdict["kept"] == all_but_one(rejected)
+                assert verdict["consistent"] == verdict["accepted"] == all_but_one(rejected)
     assert tried > 10
 
 
@@ -107,7 +107,7 @@ def test_an_action_that_the_dynamics_do_not_know_like_this_is_rejected(good):
     episode = good[SPOILED]
     other = (episode.actions + 20) % 40  # another ball the other way
     verdict = judge(spoiled(good, actions=other))
-    assert verdict["consistent"] == verdict["kept"] == all_but_one(rejected=True)
+    assert verdict["consistent"] == verdict["accepted"] == all_but_one(rejected=True)
 
 
 def test_a_rollout_that_does_not_succeed_is_rejected(good):
@@ -116,7 +116,7 @@ def test_a_rollout_that_does_not_succeed_is_rejected(good):
     for claim in (False, True):
         cut = {"states": episode.states[:-1], "actions": episode.actions[:-1], "rewards": episode.rewards[:-1]}
         verdict = judge(spoiled(good, **cut, success=claim, terminated=claim, truncated=not claim))
-        assert verdict["success"] == verdict["kept"] == all_but_one(rejected=True)
+        assert verdict["success"] == verdict["accepted"] == all_but_one(rejected=True)
         assert verdict["plausible"] == verdict["consistent"] == [True] * 8
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.extras import need
 from helpers.llm_worlds import ACTIONS, CASES, CORPUS, MODELS, make_env, make_lm
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from llm_agents.agents.text import TextAgent, TextAgentSettings
 from llm_agents.evaluation.evaluate import evaluate_agent
 from llm_agents.models.action_scorer import ActionScorer, ScorerSettings
 from llm_agents.models.language_model import LanguageModel
+from llm_agents.models.sampler import LocalSampler
 from llm_agents.recipes.bc import BehaviourCloningRecipe
 from llm_agents.recipes.grpo import GRPORecipe
 from llm_agents.recipes.llm_agent import LLMAgentConfig, LLMAgentRecipe, WarmStart, WarmStartStages
@@ -59,6 +61,7 @@ RECIPES: dict[str, tuple[type[LLMAgentRecipe], dict]] = {
 
 
 def make(name: str, folder: Path, **changes) -> tuple[LLMAgentRecipe, LLMAgentConfig, Run]:
+    need("minigrid")
     recipe_cls, data = RECIPES[name]
     config = recipe_cls.Config.model_validate(data | changes)
     return recipe_cls(), config, Run.create(folder, name, config.model_dump(mode="json"))
@@ -127,7 +130,7 @@ def test_the_same_numbers_draw_the_same_texts(context, device):
     """Random numbers come from the lanes, so that a rollout does not depend on where the model is."""
     played = []
     for lm in make_both("tiny", device):
-        agent = TextAgent(lm, TextAgentSettings(context=context, max_new_tokens=6), PromptSettings())
+        agent = TextAgent(LocalSampler(lm), TextAgentSettings(context=context, max_new_tokens=6), PromptSettings())
         episodes = dict(iter_rollouts(agent, make_env, CASES[:4], 4))
         played.append([turn for index in range(4) for turn in episodes[index].turns])
     expected, found = played

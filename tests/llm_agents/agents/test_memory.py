@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.extras import NEEDS_ENCODER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,6 +108,7 @@ def test_overlap_is_symmetric_and_a_share(one, other):
     assert 0 <= there <= 1
 
 
+@NEEDS_ENCODER
 def test_the_encoder_knows_synonyms_where_words_do_not():
     goal, synonym = "pick up the box", "grab the crate"
     encoder = encoder_similarity(TextEncoder.load())

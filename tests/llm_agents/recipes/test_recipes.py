@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.extras import NEEDS_MINIGRID
 from helpers.llm_worlds import make_lm
 from helpers.recipe_runs import CONFIGS, DAGGER_RUN, MODEL, ONLINE, ROUND, make
 from safetensors.torch import load_file
@@ -193,6 +194,7 @@ def test_a_model_with_lora_trains_its_adapters_and_the_value_head_alone(tmp_path
     assert {path.name for path in (run.folder / "evaluation").rglob("ppo*")} == {"ppo.jsonl", "ppo (greedy).jsonl"}
 
 
+@NEEDS_MINIGRID
 def test_what_is_played_depends_on_seed_and_iteration_alone_and_stays_clear_of_panels():
     task = make_text("mixed").task
     settings = OnlineSettings(num_groups=20, group_size=4)
@@ -207,6 +209,7 @@ def test_what_is_played_depends_on_seed_and_iteration_alone_and_stays_clear_of_p
     assert {spec.goal_id for spec in one.specs} <= train
 
 
+@NEEDS_MINIGRID
 def test_members_of_a_group_share_goal_and_start_but_not_their_randomness():
     task = make_text("mixed").task
     rollouts = draw_rollouts(task, OnlineSettings(num_groups=5, group_size=3), 0, 2)
@@ -337,6 +340,7 @@ def test_reinforce_is_reached_by_a_config_and_its_gradient_is_that_of_ppo_before
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
+@NEEDS_MINIGRID
 def test_every_kind_of_phrasing_has_its_column():
     columns = phrasing_columns(make_text("mixed").task)
     names = [column.name for column in columns]

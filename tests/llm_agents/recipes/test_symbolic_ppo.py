@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("stable_baselines3")
+
 from gymnasium import spaces
 from helpers.recipe_runs import CONFIGS, make
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+pytest.importorskip("minigrid")
+
 from envs.babyai.text_env import TURN_LEFT
 from envs.episodes import Turn
 from llm_agents.agents.prompts import PromptSettings

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.extras import need
 from helpers.llm_worlds import make_lm
 
 from envs.episodes import Episode
@@ -45,6 +46,7 @@ PROMPTS = PromptSettings(
 
 
 def make_env():
+    need("minigrid")
     return make_environment("envs:BabyAIText-v0", level="BabyAI-GoToLocal-v0")
 
 
