@@ -155,6 +155,14 @@ def test_results_come_in_order_and_an_error_in_the_place_of_its_job(two_machines
 
 
 @needs_ray
+def test_what_a_worker_cannot_import_is_told_in_a_line(two_machines: WorkerSettings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(work, "__module__", "only_here")
+    monkeypatch.setitem(sys.modules, "only_here", sys.modules[__name__])
+    with pytest.raises(UserError, match=r"No module named 'only_here'\): install the same packages on every machine"):
+        list(parallel_map(work, [(1, Path()), (2, Path())], two_machines))
+
+
+@needs_ray
 def test_a_job_that_kills_every_worker_is_given_up(two_machines: WorkerSettings, tmp_path: Path):
     with pytest.raises(UserError, match=r"3 workers died of job 2 of 2, .*: try fewer workers"):
         list(parallel_map(work, [(0, tmp_path), (11, tmp_path)], two_machines, tmp_path))
