@@ -1,4 +1,4 @@
-"""Jobs in several processes, of this machine or of many, with results in the order of the jobs."""
+"""Run jobs in several processes, of this machine or of many, with results in the order of the jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llm_agents.runtime.errors import UserError
 
 
 class WorkerSettings(Settings):
-    """Where work is spread. A recipe's config inherits these fields, and is then what `parallel_map` takes."""
+    """Say where work is spread. A recipe's config inherits these fields, and is then what `parallel_map` takes."""
 
     num_workers: int = Field(2, ge=1)
     """Among how many processes work is divided, each on one thread; with 1 everything happens in this one. No number
@@ -44,8 +44,9 @@ class WorkerSettings(Settings):
 def parallel_map(
     function: Callable[..., Any], jobs: Sequence[tuple], workers: WorkerSettings | int, folder: Path | None = None
 ) -> Iterator[Any]:
-    """``function(*job)`` for every job, each on one thread, so that results depend neither on the number of workers nor
-    on where they are.
+    """Run ``function(*job)`` for every job, each on one thread.
+
+    Results depend neither on how many workers there are nor on where they are.
 
     Args:
         function: a function of a module, so that it can be sent to another process. With Ray, a job whose worker dies

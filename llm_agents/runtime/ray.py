@@ -1,8 +1,8 @@
-"""Jobs on the workers of Ray, on this machine or on a cluster. Imported only where that is asked for.
+"""Run jobs on the workers of Ray, on this machine or on a cluster; imported only where that is asked for.
 
-Results of jobs come back to the process that asked; all else that jobs read and write, such as a run's folder, is on a
-file system that every machine sees under the same path. Each job looks for that first, and says so where it is missing.
-On every machine there are the same packages, and for equal numbers machines of one kind.
+Results of jobs come back to the process that asked. All else that jobs read and write, such as a run's folder, must be
+on a file system that every machine sees under the same path: each job looks for it first, and says so where it is
+missing. Every machine must have the same packages, and be of one kind if numbers are to be equal to the last digit.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import socket
 import sys
 import sysconfig
@@ -41,7 +42,7 @@ DEATHS = (
 def ray_map(
     function: Callable[..., Any], jobs: Sequence[tuple], num_workers: int, address: str | None, folder: Path | None
 ) -> Iterator[Any]:
-    """``function(*job)`` for every job, as Ray tasks of one processor core, at most ``num_workers`` at a time.
+    """Run ``function(*job)`` for every job, as Ray tasks of one processor core, at most ``num_workers`` at a time.
 
     A job whose worker is killed is run again on another. Whatever ends this early, such as Ctrl-C, ends the tasks.
     Where the program is connected to a Ray already, that is used; else one is started or joined for these jobs alone.
@@ -69,22 +70,21 @@ def ray_map(
 
 
 class _Tasks:
-    """The jobs: those that wait, those that run, and what came of the others."""
+    """Keep track of jobs: of those that wait, those that run, and what came of the others."""
 
     def __init__(
         self, function: Callable[..., Any], jobs: Sequence[tuple], num_workers: int, mark: Path | None
     ) -> None:
         self._function, self._jobs, self._num_workers, self._mark = function, jobs, num_workers, mark
-        self._task = ray.remote(num_cpus=1, max_retries=0)(
-            work_as_here
-        )  # Ray's own retries have no bound where memory ends
+        # Ray's own retries are not used, as they have no bound where memory is short.
+        self._task = ray.remote(num_cpus=1, max_retries=0)(work_as_here)
         self._waiting = deque(range(len(jobs)))
         self._running: dict[Any, int] = {}
         self._ended: dict[int, Future] = {}
         self._deaths: Counter[int] = Counter()
 
     def results(self) -> Iterator[Any]:
-        """In the order of the jobs; an error comes in the place of its job."""
+        """Yield results in the order of the jobs; an error comes in the place of its job."""
         for number in range(len(self._jobs)):
             while number not in self._ended:
                 self._wait()
@@ -105,8 +105,7 @@ class _Tasks:
         try:
             outcome.set_result(ray.get(task))
         except exceptions.RayTaskError as error:
-            error.cause.__cause__ = error  # which says where in the worker it was raised
-            outcome.set_exception(error.cause)
+            outcome.set_exception(_cause(error))
         except DEATHS as error:
             self._run_again(number, error)
             return
@@ -123,8 +122,21 @@ class _Tasks:
         self._waiting.appendleft(number)
 
 
+def _cause(error: exceptions.RayTaskError) -> Exception:
+    """Find what a job raised; it keeps ``error`` as its cause, which says where in the worker that was."""
+    missing = re.search(r"No module named \S+", str(error.cause))
+    if missing and isinstance(error.cause, exceptions.RaySystemError | RuntimeError):  # before the job could begin
+        return UserError(f"a worker cannot read its job ({missing[0]}): install the same packages on every machine")
+    error.cause.__cause__ = error
+    return error.cause
+
+
 def work_as_here(folder: str, mark: Path | None, function: Callable[..., Any], job: tuple) -> Any:
-    """One job, in a worker: as if it were in the process that asked."""
+    """Run one job in a worker, as if it were in the process that asked.
+
+    Raises:
+        UserError: this machine does not see that process's folder, or the mark.
+    """
     advice = "it must be on a file system that all machines share"
     try:
         os.chdir(folder)
@@ -138,7 +150,7 @@ def work_as_here(folder: str, mark: Path | None, function: Callable[..., Any], j
 
 @contextmanager
 def connection(num_workers: int, address: str | None) -> Iterator[None]:
-    """To the Ray of that address, or to one of our own; Ray says nothing of itself, here or to its makers.
+    """Join the Ray of that address, or start one; it says nothing of itself, neither here nor to its makers.
 
     Raises:
         UserError: no Ray answers there, or the program is connected to another.
@@ -170,7 +182,7 @@ def connection(num_workers: int, address: str | None) -> Iterator[None]:
 
 
 def _find(address: str) -> str:
-    """HOST:PORT of the Ray of that address, where something answers."""
+    """Find HOST:PORT of the Ray of that address, where something answers."""
     with _one_line(address):
         found = canonicalize_bootstrap_address_or_die(address)
         host, _, port = found.rpartition(":")
@@ -180,7 +192,7 @@ def _find(address: str) -> str:
 
 @contextmanager
 def _one_line(address: str | None) -> Iterator[None]:
-    """What goes wrong on the way to a Ray is the user's to mend."""
+    """Turn what goes wrong on the way to a Ray into the user's mistake."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
@@ -193,7 +205,7 @@ def _one_line(address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _mark(folder: Path | None) -> Iterator[Path | None]:
-    """A file that is in the folder while jobs run, by which machines know that it is the same folder."""
+    """Keep a file in the folder while jobs run, by which machines know that it is the same folder."""
     if folder is None:
         yield None
         return

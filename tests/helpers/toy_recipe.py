@@ -12,6 +12,7 @@ from llm_agents.registry.recipes import Agents, Recipe, References, load_agent
 from llm_agents.rollouts.panels import Column
 from llm_agents.rollouts.rollout import rollout
 from llm_agents.runtime.config import Settings
+from llm_agents.runtime.parallel import WorkerSettings
 from llm_agents.runtime.run import Run
 
 
@@ -22,7 +23,7 @@ class PolicySettings(Settings):
     """A number with a point."""
 
 
-class ToySettings(Settings):
+class ToySettings(WorkerSettings):
     policy: PolicySettings = PolicySettings()
     note: str = ""
     seed: int = 0

@@ -152,6 +152,15 @@ def test_resume_starts_what_is_not_there_and_goes_on_with_its_own_config(
     assert seen[0] == seen[1]
 
 
+def test_a_run_goes_on_with_other_workers(toy_config: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.chdir(toy_config.parent)
+    monkeypatch.setattr("helpers.toy_recipe.ToyRecipe.run", lambda self, config, run: seen.append(config.num_workers))
+    for more in (["--num_workers", "2"], ["--resume", "--num_workers", "3"], ["--resume"]):
+        assert cli.main(["train", str(toy_config), "--run", "new", *more]) == 0
+    assert seen == [2, 3, 2]
+
+
 def test_ctrl_c_says_how_to_go_on(toy_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     def stop(self, config, run):
         raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from torch import Tensor
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.models.loading import load_language_model
 from llm_agents.models.pretrained import LoraSettings, PretrainedSettings
-from llm_agents.recipes.base import WarmStartStages
+from llm_agents.recipes.llm_agent import WarmStart
 from llm_agents.recipes.ppo import PPOConfig
 from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.devices import describe_device, find_device, to_device
@@ -92,7 +92,7 @@ def test_the_plan_names_the_device_and_the_sizes(name, words, tmp_path, monkeypa
     def stop(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(WarmStartStages, "warm_start", stop)
+    monkeypatch.setattr(WarmStart, "run", stop)
     recipe, config, run = make(name, tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         recipe.run(config, run)

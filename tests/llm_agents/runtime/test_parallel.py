@@ -6,8 +6,9 @@ import time
 import pytest
 import torch
 
+from llm_agents.registry.recipes import find_recipe, list_recipes
 from llm_agents.runtime.errors import UserError
-from llm_agents.runtime.parallel import one_thread, parallel_map
+from llm_agents.runtime.parallel import WorkerSettings, one_thread, parallel_map
 
 
 def work(seed: int) -> tuple[int, int, float]:
@@ -44,6 +45,11 @@ def test_neither_results_nor_errors_depend_on_the_number_of_workers(many_threads
 def test_one_job_needs_no_process_and_no_job_none():
     assert list(parallel_map(os.getpid, [()], 8)) == [os.getpid()]
     assert list(parallel_map(os.getpid, [], 8)) == []
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_says_where_its_work_is_spread(name: str):
+    assert issubclass(find_recipe(name).Config, WorkerSettings)
 
 
 def test_a_dead_worker_is_reported_in_a_line():

@@ -1,5 +1,6 @@
 """Jobs on Ray: the same results as from processes, whoever is killed."""
 
+import itertools
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,6 +20,7 @@ from helpers.toy_recipe import ToyRecipe, ToySettings
 from envs.clevr_robot import make
 from envs.clevr_robot.task import ClevrRobotTask
 from envs.episodes import EpisodeStore
+from envs.language import LanguageEnv
 from llm_agents.agents.scripted import ExpertAgent, NoisyAgent
 from llm_agents.cli import main as cli
 from llm_agents.evaluation.evaluate import evaluate_run, make_panels
@@ -31,27 +34,28 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not inst
 
 TASK = ClevrRobotTask()
 SPECS = make_panel(TASK, "train", 12).specs
-RAY = WorkerSettings(num_workers=2, executor="ray")
 
 
-class NoisyExperts:
-    """Makes an agent; as long as ``folder`` holds no file ``died``, one that kills its process in the middle."""
+STEPS = itertools.count()
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
 
-    def __call__(self, task: ClevrRobotTask) -> NoisyAgent:
-        agent = NoisyAgent(ExpertAgent(task), 0.5)
-        if self.folder is not None and not (self.folder / "died").exists():
-            agent.act = partial(self._die, agent.act, [])
-        return agent
+def make_noisy(task: ClevrRobotTask) -> NoisyAgent:
+    return NoisyAgent(ExpertAgent(task), 0.5)
 
-    def _die(self, act, calls, episodes):
-        calls.append(1)
-        if len(calls) == 8:
-            (self.folder / "died").touch()
+
+def make_deadly(folder: Path) -> LanguageEnv:
+    """The environment; the first process in which it is stepped for the tenth time is killed."""
+    env = make()
+    step = env.step
+
+    def step_or_die(action):
+        if next(STEPS) == 9 and not (folder / "died").exists():
+            (folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return act(episodes)
+        return step(action)
+
+    env.step = step_or_die
+    return env
 
 
 def work(number: int, folder: Path) -> tuple[int, str, int]:
@@ -64,18 +68,37 @@ def work(number: int, folder: Path) -> tuple[int, str, int]:
     return number, os.getcwd(), os.getpid()
 
 
+def wait_and_tell(number: int) -> tuple[int, str]:
+    import ray
+
+    time.sleep(1)
+    return number, ray.get_runtime_context().get_node_id()
+
+
 @pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """One Ray for the tests of this file that do not start or stop it."""
+def cluster() -> Iterator[Any]:
+    """What Ray takes for two machines with one processor core each."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def two_machines(cluster: Any) -> Iterator[WorkerSettings]:
+    """Those, joined once, which is quicker than to join for each test."""
     from llm_agents.runtime.ray import connection
 
-    with connection(2, None):
-        yield
+    with connection(2, cluster.address):
+        yield WorkerSettings(num_workers=2, executor="ray", ray_address=cluster.address)
 
 
-def collected(folder: Path, make_agent, workers: WorkerSettings | int) -> list[bytes]:
+def collected(folder: Path, make_env, workers: WorkerSettings | int) -> list[bytes]:
     store = EpisodeStore(folder / "store")
-    collect(make, make_agent, SPECS, store, "some", workers, episodes_per_file=3)
+    collect(make_env, make_noisy, SPECS, store, "some", workers, episodes_per_file=3)
     assert not store.journals
     assert not list(store.folder.glob(".seen-*"))
     return [path.read_bytes() for path in store.files]
@@ -84,29 +107,45 @@ def collected(folder: Path, make_agent, workers: WorkerSettings | int) -> list[b
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The files that this process writes, and so would others of this machine: see test_collect.py."""
-    return collected(tmp_path_factory.mktemp("expected"), NoisyExperts(), 1)
+    return collected(tmp_path_factory.mktemp("expected"), make, 1)
 
 
 @needs_ray
-def test_collecting_and_judging_give_the_same_numbers(expected: list[bytes], local_ray, tmp_path: Path):
-    assert collected(tmp_path, NoisyExperts(), RAY) == expected
+def test_collecting_and_judging_give_the_same_numbers(
+    expected: list[bytes], two_machines: WorkerSettings, tmp_path: Path
+):
+    assert collected(tmp_path, make, two_machines) == expected
     panels, agents = make_panels(TASK, ToyRecipe().columns(ToySettings()), size=6), ["half random", "random"]
     results = []
-    for name, workers in (("here", 1), ("ray", RAY)):
+    for name, workers in (("here", 1), ("ray", two_machines)):
         run = Run.create(tmp_path / name, "toy", ToySettings().model_dump())
         results.append(evaluate_run(run, ToyRecipe(), panels, agents, workers))
     assert results[0] == results[1]
 
 
 @needs_ray
-def test_a_worker_that_is_killed_changes_nothing(expected: list[bytes], local_ray, tmp_path: Path):
-    assert collected(tmp_path, NoisyExperts(tmp_path), RAY) == expected
+def test_a_worker_that_is_killed_changes_nothing(expected: list[bytes], two_machines: WorkerSettings, tmp_path: Path):
+    assert collected(tmp_path, partial(make_deadly, tmp_path), two_machines) == expected
     assert (tmp_path / "died").exists()
 
 
 @needs_ray
-def test_results_come_in_order_and_an_error_in_the_place_of_its_job(local_ray, tmp_path: Path):
-    results = parallel_map(work, [(number, tmp_path) for number in (0, 1, 2, -1, 3)], RAY)
+@pytest.mark.slow
+def test_a_machine_that_is_lost_changes_nothing(cluster: Any, two_machines: WorkerSettings):
+    second = cluster.add_node(num_cpus=1)
+    results = parallel_map(
+        wait_and_tell, [(number,) for number in range(7)], two_machines.model_copy(update={"num_workers": 3})
+    )
+    found = [next(results)]
+    cluster.remove_node(second, allow_graceful=False)
+    found += results
+    assert [number for number, _ in found] == list(range(7))
+    assert len({machine for _, machine in found}) > 1
+
+
+@needs_ray
+def test_results_come_in_order_and_an_error_in_the_place_of_its_job(two_machines: WorkerSettings, tmp_path: Path):
+    results = parallel_map(work, [(number, tmp_path) for number in (0, 1, 2, -1, 3)], two_machines)
     found = [next(results) for _ in range(3)]
     assert [number for number, *_ in found] == [0, 1, 2]
     assert {folder for _, folder, _ in found} == {os.getcwd()}
@@ -116,9 +155,17 @@ def test_results_come_in_order_and_an_error_in_the_place_of_its_job(local_ray, t
 
 
 @needs_ray
-def test_a_job_that_kills_every_worker_is_given_up(local_ray, tmp_path: Path):
+def test_what_a_worker_cannot_import_is_told_in_a_line(two_machines: WorkerSettings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(work, "__module__", "only_here")
+    monkeypatch.setitem(sys.modules, "only_here", sys.modules[__name__])
+    with pytest.raises(UserError, match=r"No module named 'only_here'\): install the same packages on every machine"):
+        list(parallel_map(work, [(1, Path()), (2, Path())], two_machines))
+
+
+@needs_ray
+def test_a_job_that_kills_every_worker_is_given_up(two_machines: WorkerSettings, tmp_path: Path):
     with pytest.raises(UserError, match=r"3 workers died of job 2 of 2, .*: try fewer workers"):
-        list(parallel_map(work, [(0, tmp_path), (11, tmp_path)], RAY, tmp_path))
+        list(parallel_map(work, [(0, tmp_path), (11, tmp_path)], two_machines, tmp_path))
     assert not list(tmp_path.glob(".seen-*"))
 
 
@@ -140,6 +187,7 @@ def test_ctrl_c_leaves_no_worker_and_the_command_goes_on(tmp_path: Path):
     assert "Traceback" not in told
     assert not psutil.wait_procs(children, timeout=10)[1], "a process outlived the command"
     assert 3 <= len(store) < 4000
+    assert not list(store.folder.glob(".seen-*"))
 
 
 @needs_ray
