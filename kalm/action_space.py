@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm_agents.models.sampling import draw
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.settings import Settings
 
 
 class ProposalSettings(Settings):

@@ -38,9 +38,10 @@ from llm_agents.recipes.base import EXPERT, RecipeConfig, Stage, TrainingRecipe,
 from llm_agents.registry.environments import make_environment
 from llm_agents.registry.recipes import Agents, References, load_run_config
 from llm_agents.rollouts.panels import Column
-from llm_agents.runtime.config import Settings, parse_config
+from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.settings import Settings
 from llm_agents.runtime.streams import seeded
 from llm_agents.training.checkpoints import load_weights
 from llm_agents.training.sb3 import GoalObservation, Place, SB3TrainingSettings, Training

@@ -16,7 +16,7 @@ from kalm.judging import GoalPredicates, to_episodes
 from kalm.trajectory_lm import TrajectoryLM
 from llm_agents.models.padding import concatenate, pad_left
 from llm_agents.rollouts.specs import EpisodeSpec
-from llm_agents.runtime.config import Settings
+from llm_agents.runtime.settings import Settings
 from llm_agents.runtime.streams import torch_generator
 
 

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from kalm.trajectories import Trajectories, Transitions
 from kalm.trajectory_lm import TrajectoryLM, read_actions
-from llm_agents.runtime.config import Settings
+from llm_agents.runtime.settings import Settings
 from llm_agents.runtime.streams import stream
 from llm_agents.training.loop import Batch, OptimizerSettings
 

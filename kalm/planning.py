@@ -18,7 +18,7 @@ from kalm.action_space import ActionSpace, ProposalSettings
 from kalm.dynamics import Dynamics
 from kalm.judging import GoalPredicates, goal_of, to_episode
 from llm_agents.rollouts.specs import EpisodeSpec
-from llm_agents.runtime.config import Settings
+from llm_agents.runtime.settings import Settings
 from llm_agents.runtime.streams import stream
 
 

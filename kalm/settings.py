@@ -18,7 +18,7 @@ from llm_agents.models.loading import LanguageModelChoice
 from llm_agents.models.text_encoder import DEFAULT_ENCODER
 from llm_agents.models.tiny import TinySettings
 from llm_agents.recipes.base import RecipeConfig
-from llm_agents.runtime.config import Settings
+from llm_agents.runtime.settings import Settings
 
 Method = Literal["lm_greedy", "lm_sample", "search", "search_mlp"]
 

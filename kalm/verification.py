@@ -20,8 +20,8 @@ from envs.episodes import Episode
 from envs.language import LanguageEnv, LanguageTask
 from kalm.dynamics import Dynamics
 from kalm.trajectories import Trajectories
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.settings import Settings
 
 
 class VerificationSettings(Settings):

@@ -7,7 +7,7 @@ from kalm.offline.cql import ConservativeQLearning, CQLSettings
 from kalm.offline.data import OfflineData
 from kalm.offline.iql import ImplicitQLearning, IQLSettings
 from kalm.offline.policy import OfflineAlgorithm, PolicyAgent, PolicySettings
-from llm_agents.runtime.config import OneOf
+from llm_agents.runtime.settings import OneOf
 
 ALGORITHMS: dict[str, type[OfflineAlgorithm]] = {
     "bc": BehaviourCloning,

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from envs.episodes import Episode
 from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.rollouts.observation import ActionWords
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.settings import Settings
 
 MAX_SHOWN_ACTIONS = 8
 

@@ -15,8 +15,8 @@ from pydantic import Field, field_validator, model_validator
 from llm_agents.agents.memory import TextualMemory
 from llm_agents.models.sampler import TokenReader
 from llm_agents.rollouts.observation import AgentObservation, PastStep
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.settings import Settings
 
 MAX_CACHED_LINES = 50_000
 

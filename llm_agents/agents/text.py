@@ -14,8 +14,8 @@ from llm_agents.agents.prompts import PromptRenderer, PromptSettings
 from llm_agents.models.sampler import Completion, Sampler
 from llm_agents.rollouts.observation import AgentObservation
 from llm_agents.rollouts.rollout import RANDOM, ActionOutput, OnInvalid
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.settings import Settings
 
 
 class TextAgentSettings(Settings):

@@ -20,10 +20,11 @@ from llm_agents.registry.environments import make_environment
 from llm_agents.rollouts.collect import EPISODES_PER_FILE, collect
 from llm_agents.rollouts.rollout import AnyAgent
 from llm_agents.rollouts.specs import draw_specs
-from llm_agents.runtime.config import differences, parse_config, read_yaml
+from llm_agents.runtime.config import parse_config, read_yaml
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.parallel import WorkerSettings
 from llm_agents.runtime.run import write_atomically
+from llm_agents.runtime.settings import differences
 
 
 class CollectSettings(WorkerSettings):

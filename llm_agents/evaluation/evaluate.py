@@ -16,12 +16,12 @@ from llm_agents.evaluation.tables import results_table, tables
 from llm_agents.registry.recipes import Recipe, load_agent, load_run_config
 from llm_agents.rollouts.panels import Column, Panel, make_panel
 from llm_agents.rollouts.rollout import AnyAgent, rollout
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.console import wide_console
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.parallel import WorkerSettings, parallel_map
 from llm_agents.runtime.progress import progress_bar
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.settings import Settings
 
 
 def evaluate_agents(run: Run, recipe: Recipe, panels: Mapping[str, Panel], workers: WorkerSettings | int) -> Comparison:

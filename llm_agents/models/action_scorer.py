@@ -24,8 +24,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from llm_agents.models.language_model import LanguageModel
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.settings import Settings
 
 # Above this many tokens of actions for each token of prompts, packed actions look past each other so much that reading
 # each against a copy of the prompt's keys and values is faster (`benchmarks/scoring.py`).

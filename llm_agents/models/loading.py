@@ -10,7 +10,7 @@ from llm_agents.models.pretrained import PretrainedLanguageModel, PretrainedSett
 from llm_agents.models.settings import LanguageModelSettings
 from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.models.tiny import TINY, TinyLanguageModel, TinySettings
-from llm_agents.runtime.config import OneOf
+from llm_agents.runtime.settings import OneOf
 
 PRETRAINED = "a pretrained model"
 LanguageModelChoice = Annotated[

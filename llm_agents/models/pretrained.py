@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llm_agents.models.language_model import LanguageModel
 from llm_agents.models.settings import LanguageModelSettings
 from llm_agents.models.text_encoder import find_pretrained
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.devices import find_device
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.settings import Settings
 
 
 class LoraSettings(Settings):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import field_validator
 
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.devices import AUTO, require_device_name
+from llm_agents.runtime.settings import Settings
 
 
 class LanguageModelSettings(Settings):

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from envs.goals import unknown
-from llm_agents.runtime.config import Settings, parse_config, read_yaml
+from llm_agents.runtime.config import parse_config, read_yaml
 from llm_agents.runtime.errors import UserError
 from llm_agents.runtime.moved import explain_import_error
+from llm_agents.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from envs.language import LanguageEnv

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 MOVED = {
     "llm_agents.collect": "llm_agents.rollouts.collect",
-    "llm_agents.config": "llm_agents.runtime.config",
+    "llm_agents.config": "llm_agents.runtime.config, and its Settings llm_agents.runtime.settings",
     "llm_agents.console": "llm_agents.runtime.console",
     "llm_agents.converters": "llm_agents.rollouts.converters",
     "llm_agents.corrections": "llm_agents.training.dagger",

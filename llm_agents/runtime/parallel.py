@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.settings import Settings
 
 
 class WorkerSettings(Settings):

@@ -15,10 +15,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.devices import device_of, to_device
 from llm_agents.runtime.progress import ignore_progress, progress_bar
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.settings import Settings
 from llm_agents.runtime.streams import stream_seed
 from llm_agents.training.optimization import Optimization, trained_parameters, uninterrupted
 

@@ -19,9 +19,9 @@ from llm_agents.agents.memory import TextualMemory, as_metadata, experience_of
 from llm_agents.rollouts.observation import ActionWords
 from llm_agents.rollouts.rollout import AnyAgent, iter_rollouts
 from llm_agents.rollouts.specs import EpisodeSpec, draw_goals
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.progress import progress_bar
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.settings import Settings
 from llm_agents.runtime.streams import start_seed, stream
 from llm_agents.training.optimization import Optimization, ParameterGroups
 

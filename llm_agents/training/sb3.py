@@ -25,9 +25,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from envs.language import LanguageEnv
 from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.rollouts.specs import draw_goals
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.progress import progress_bar
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.settings import Settings
 from llm_agents.runtime.streams import MAX_STARTS, start_seed, stream, stream_seed
 from llm_agents.training.checkpoints import load_training, save_training
 

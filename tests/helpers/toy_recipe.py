@@ -11,9 +11,9 @@ from llm_agents.evaluation.evaluate import evaluate_run, make_panels
 from llm_agents.registry.recipes import Agents, Recipe, References, load_agent
 from llm_agents.rollouts.panels import Column
 from llm_agents.rollouts.rollout import rollout
-from llm_agents.runtime.config import Settings
 from llm_agents.runtime.parallel import WorkerSettings
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.settings import Settings
 
 
 class PolicySettings(Settings):

@@ -5,7 +5,7 @@ from typing import Annotated
 from llm_agents.losses.policy.ppo import ClippedLossSettings
 from llm_agents.losses.policy.reinforce import ReinforceLossSettings
 from llm_agents.losses.policy.settings import PolicyLossSettings
-from llm_agents.runtime.config import OneOf
+from llm_agents.runtime.settings import OneOf
 
 POLICY_LOSSES: dict[str, type[PolicyLossSettings]] = {
     "clipped": ClippedLossSettings,

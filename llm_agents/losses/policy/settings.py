@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from llm_agents.runtime.config import Settings
+from llm_agents.runtime.settings import Settings
 
 
 class PolicyLossSettings(Settings):

@@ -32,8 +32,9 @@ from llm_agents.models.sampling import draw
 from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.models.tiny import TinySettings
 from llm_agents.models.tokenizer import train_tokenizer
-from llm_agents.runtime.config import Settings, flatten, parse_config
+from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.settings import Settings, flatten
 
 CORPUS = [words for goal in ClevrRobotTask().goals("train")[:10] for words in goal.phrasings]
 PROMPTS = ["push the red ball behind the blue ball", "a", "keep the green ball left of the cyan ball, please", "b c"]

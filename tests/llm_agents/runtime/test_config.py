@@ -4,8 +4,9 @@ import pytest
 from helpers.toy_recipe import PolicySettings, ToySettings
 
 from llm_agents.registry.recipes import load_config
-from llm_agents.runtime.config import differences, flatten, parse_config
+from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.settings import differences, flatten
 
 
 def parse(data: dict, *overrides: str) -> ToySettings:
