@@ -1,22 +1,17 @@
-"""Meta-World: its contract, goals, words, pictures and experts."""
+"""Meta-World: its arguments, goals, words, pictures and experts. Its contract is in test_conformance."""
 
-import os
 import re
-import subprocess
-import sys
 import warnings
 
-import gymnasium
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 pytest.importorskip("metaworld")
 
 from helpers.meta_world_states import EASY, HARD, TASK, TRAIN, goal, state
 
 from envs.goals import SPLITS, UnknownGoal
-from envs.language import InvalidAction, check_language_env
+from envs.language import InvalidAction
 from envs.meta_world import MissingMetaWorld, make
 from envs.meta_world.agreement import compare
 from envs.meta_world.expert import expert_action
@@ -31,42 +26,7 @@ def env():
     return make()
 
 
-# The contract
-
-
-def test_gymnasiums_checker_is_silent():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        # A graphics driver is chosen when mujoco is first imported; test_meta_world_scenes renders in processes apart.
-        check_env(gymnasium.make("envs:MetaWorld-v0").unwrapped, skip_render_check=True)
-
-
-def test_it_keeps_the_contract_of_language_envs(env):
-    check_language_env(env, num_seeds=16)
-
-
-PLAY = """
-import hashlib, numpy as np
-from envs.meta_world import make
-env, rng, seen = make(), np.random.default_rng(0), hashlib.sha256()
-for seed, goal in enumerate(["push", "window-close", "make-coffee", "locked-door-open"]):
-    observation, _ = env.reset(seed=seed, options={"goal": goal})
-    for action in rng.uniform(-1, 1, (30, 4)).astype(np.float32):
-        observation, reward, *_ = env.step(action)
-        seen.update(repr((observation["state"].tolist(), observation["goal"], observation["text"], reward)).encode())
-print(seen.hexdigest())
-"""
-
-
-def test_two_fresh_processes_play_the_same_episodes():
-    def play(hash_seed):
-        environ = os.environ | {"PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-c", PLAY], env=environ, capture_output=True, text=True, check=True)
-        return done.stdout
-
-    one, other = play("1"), play("2")
-    assert re.fullmatch("[0-9a-f]{64}\n", one)
-    assert one == other
+# The episode
 
 
 def test_a_missing_library_is_named_with_its_remedy(monkeypatch):
@@ -225,6 +185,6 @@ def success(task, policy, num_episodes):
     return compare(task, policy, num_episodes).success
 
 
-@pytest.mark.parametrize("task", ["push", "make-coffee", "locked-door-open"])
-def test_an_expert_reaches_its_goal(task):
+@pytest.mark.parametrize("task", ["make-coffee", "locked-door-open"])
+def test_an_expert_reaches_goals_of_two_steps(task):
     assert success(task, "expert", 3) == 1.0
