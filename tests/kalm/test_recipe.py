@@ -195,10 +195,10 @@ def test_a_way_of_which_nothing_passes_loses_its_row_and_no_more(config, tmp_pat
 
 
 @NEEDS_ENCODER
-def test_a_run_of_which_nothing_passes_in_any_way_stops(config, tmp_path, capsys):
+def test_a_run_of_which_nothing_passes_by_any_method_stops(config, tmp_path, capsys):
     overrides = ["--verification.max_disagreement", "1e-9", "--imagination.methods", "[sample]"]
     assert main(["train", str(config), "--run", str(tmp_path / "run"), *overrides]) == 2
-    assert "in any way" in capsys.readouterr().err
+    assert "by any method" in capsys.readouterr().err
 
 
 @NEEDS_ENCODER
