@@ -6,8 +6,9 @@ plays then depends on nothing that came before it, so that a stopped run goes on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ MIN_VARIANCE = 1e-4  # of returns that hardly differ
 
 class PPOSettings(OnlineSettings):
     """Proximal policy optimization (Schulman et al., 2017)."""
+
+    renamed: ClassVar[Mapping[str, str]] = {**OnlineSettings.renamed, "clip_range": "policy_loss.clip_range"}
 
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """Of generalized advantage estimation."""

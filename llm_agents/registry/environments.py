@@ -18,6 +18,7 @@ from rich.table import Table
 from envs.goals import SPLITS, unknown
 from envs.language import LanguageEnv
 from llm_agents.runtime.errors import UserError
+from llm_agents.runtime.moved import explain_import_error
 
 GROUP = "llm_agents.environments"
 
@@ -43,7 +44,9 @@ def make_environment(env_id: str, **options: Any) -> LanguageEnv:
     full_id = f"{module or list_environments()[name]}:{name}"
     try:
         env = gymnasium.make(full_id, disable_env_checker=True, **options).unwrapped
-    except (ImportError, gymnasium.error.Error) as error:
+    except ImportError as error:
+        raise UserError(f"environment {full_id} cannot be made: {explain_import_error(error)}") from error
+    except gymnasium.error.Error as error:
         raise UserError(f"environment {full_id} cannot be made: {' '.join(str(error).split())}") from error
     if not isinstance(env, LanguageEnv):
         raise UserError(f"environment {full_id} is a {type(env).__name__}, expected a LanguageEnv: it has no goals")

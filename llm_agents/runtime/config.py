@@ -97,13 +97,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def _flat_override(config_cls: type[Settings], key: str, value: Any) -> dict[str, Any]:
     """An override under the key's present name, with a warning for one of the version before."""
     path, new, settings = key.split("."), [], [config_cls]
+    values: Mapping[str, str] = {}
     for part in path:
-        renamed = next((s.renamed[part] for s in settings if part in s.renamed), part)
-        values = next((s.renamed_values[renamed] for s in settings if renamed in s.renamed_values), {})
-        new.append(renamed)
-        settings = [
-            k for s in settings if renamed in s.model_fields for k in kinds_of(s.model_fields[renamed]).values()
-        ]
+        for name in next((s.renamed[part] for s in settings if part in s.renamed), part).split("."):
+            values = next((s.renamed_values[name] for s in settings if name in s.renamed_values), {})
+            new.append(name)
+            settings = [k for s in settings if name in s.model_fields for k in kinds_of(s.model_fields[name]).values()]
     if path != new:
         _warn(f"--{key} is called --{'.'.join(new)} now")
     return {".".join(new): _modern_value(values, value, f"--{key}")}
@@ -118,16 +117,22 @@ def _modernise(config_cls: type[Settings], data: Any, where: str, prefix: str = 
     if not isinstance(data, Mapping):
         return data
     modern: dict[str, Any] = {}
+    into_sections: dict[str, Any] = {}
     for key, value in data.items():
         name = config_cls.renamed.get(key, key)
         if name != key:
-            if name in data:
+            if name in data or value_at(data, name.split(".")) is not None:
                 raise UserError(f"{where}: {prefix}{key} is called {prefix}{name} now: leave out one of the two")
             _warn(f"{where}: {prefix}{key} is called {prefix}{name} now")
+        if "." in name:
+            into_sections[name] = value
+            continue
         value = _modern_value(config_cls.renamed_values.get(name, {}), value, f"{where}: {prefix}{name}")
         field = config_cls.model_fields.get(name)
         settings = kind_of(field, value if isinstance(value, Mapping) else {}) if field is not None else None
         modern[name] = value if settings is None else _modernise(settings, value, where, f"{prefix}{name}.")
+    for name, value in into_sections.items():
+        modern = _with(modern, name.split("."), value)
     return modern
 
 

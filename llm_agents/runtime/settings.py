@@ -24,7 +24,8 @@ class Settings(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """New names of keys by the names they had in the version before, which are accepted with a warning."""
+    """New names of keys by the names they had in the version before, which are accepted with a warning. A key that is
+    in a section of its own now has a dotted name."""
     renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """The same for values, by key."""
 
