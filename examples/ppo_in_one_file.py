@@ -4,12 +4,10 @@ TODO
 """
 
 import argparse
-import random
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from itertools import count
 
 import gymnasium
@@ -22,8 +20,6 @@ from envs.language import LanguageEnv
 from llm_agents.evaluation.statistics import success_rate
 from llm_agents.models.tokenizer import train_tokenizer
 from llm_agents.rollouts.panels import Panel, make_panel
-
-Prompts = list[list[int]]  # token ids
 
 
 @dataclass
@@ -73,16 +69,12 @@ class Policy(nn.Module):
         padded = tokenizer(list(action_texts), padding=True, padding_side="right", return_tensors="pt")
         self.action_ids, self.action_mask = padded["input_ids"], padded["attention_mask"]  # (A, K)
 
-    def encode(self, observation: dict[str, str]) -> list[int]:
-        """Return the tokens of the prompt for an observation."""
-        return self.tokenizer(prompt_text(observation))["input_ids"]
-
-    def forward(self, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    def forward(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Score each action after each prompt, (B, A), and value each prompt, (B,). The policy is softmax(scores).
 
         ``score(a | prompt) = sum_k log p(w_k | prompt, w_1 ... w_{k-1})`` for an action of tokens ``w_1 ... w_K``.
         """
-        padded = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+        padded = self.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
         mask, cache = padded["attention_mask"], DynamicCache(config=self.lm.config)
         last = self._read(padded["input_ids"], mask, cache)[:, -1]  # w_1 is predicted from here
         # Behind a copy of its prompt's keys and values, each action is read but for its last token: B * A rows.
@@ -107,7 +99,7 @@ Rollout = namedtuple("Rollout", "prompts actions log_probs values next_values re
 
 
 @torch.no_grad()
-def play(policy: Policy, envs: list[LanguageEnv], prompts: Prompts, seeds: Iterator[int], num_steps: int) -> tuple:
+def play(policy: Policy, envs: list[LanguageEnv], prompts: list[str], seeds: Iterator[int], num_steps: int) -> tuple:
     """Play on in each environment from its prompt, which is kept up to date; return also which episodes succeeded."""
     met, steps, successes = [], [], []
     for _ in range(num_steps):
@@ -117,13 +109,13 @@ def play(policy: Policy, envs: list[LanguageEnv], prompts: Prompts, seeds: Itera
         log_probs = Categorical(logits=scores).log_prob(actions)
         outcomes = [env.step(action) for env, action in zip(envs, actions.tolist(), strict=True)]
         observations, rewards, terminated, truncated, infos = zip(*outcomes, strict=True)
-        prompts[:] = map(policy.encode, observations)
+        prompts[:] = map(prompt_text, observations)
         next_values = policy(prompts)[1]  # before new episodes begin
         steps.append((actions, log_probs, values, next_values, *map(torch.tensor, (rewards, terminated, truncated))))
         for i, env in enumerate(envs):
             if terminated[i] or truncated[i]:
                 successes.append(infos[i]["is_success"])
-                prompts[i] = policy.encode(env.reset(seed=next(seeds))[0])
+                prompts[i] = prompt_text(env.reset(seed=next(seeds))[0])
     return Rollout(met, *map(torch.stack, zip(*steps, strict=True))), successes
 
 
@@ -143,7 +135,7 @@ def gae(rollout: Rollout, discount: float, gae_lambda: float) -> tuple[Tensor, T
 
 
 # PPO, part 3: the loss.
-def losses(policy: Policy, prompts: Prompts, batch: list[Tensor], clip_range: float) -> dict[str, Tensor]:
+def losses(policy: Policy, prompts: list[str], batch: list[Tensor], clip_range: float) -> dict[str, Tensor]:
     """Compute the parts of the loss on some steps, and how far the policy has moved from the one that played them.
 
     The policy loss is ``-mean(min(r A, clip(r, 1 - clip_range, 1 + clip_range) A))`` with advantages ``A`` and the
@@ -182,22 +174,22 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, c
 
 
 @torch.no_grad()
-def evaluate(name: str, choose: Callable, encode: Callable, envs: list[LanguageEnv], panel: Panel) -> None:
+def evaluate(name: str, choose: Callable, envs: list[LanguageEnv], panel: Panel) -> None:
     """Play each episode of the panel once, and print the success rate with its 95 % Wilson interval."""
     successes = 0
     for start in range(0, len(panel), len(envs)):
         prompts = {}  # of the environments whose episodes go on
         for env, spec in zip(envs, panel.specs[start:], strict=False):
             options = {"goal": spec.goal_id, "split": spec.split, "instruction": spec.instruction}
-            prompts[env] = encode(env.reset(seed=spec.seed, options=options)[0])
+            prompts[env] = prompt_text(env.reset(seed=spec.seed, options=options)[0])
         while prompts:
             for env, action in zip(list(prompts), choose(prompts), strict=True):
                 observation, _, terminated, truncated, info = env.step(action)
-                prompts[env] = encode(observation)
+                prompts[env] = prompt_text(observation)
                 if terminated or truncated:
                     successes += info["is_success"]
                     del prompts[env]
-    print(f"{name:12}{success_rate(successes, len(panel))} on panel {panel.hash}", flush=True)
+    print(f"{name:7}{success_rate(successes, len(panel))} on panel {panel.hash}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -216,28 +208,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     action_texts = task.action_texts(envs[0].state)
     policy = Policy(train_tokenizer([*texts, *action_texts], vocab_size=512), action_texts, config)
     optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
-    # Before PPO the model learns by maximum likelihood that an action text follows a prompt, but not which one.
+    # Pretraining by maximum likelihood: an action text follows a prompt, and all of them are equally likely.
     for _ in range(config.num_pretraining_steps):
-        scores, _ = policy(policy.tokenizer(random.sample(texts, 64))["input_ids"])
+        scores, _ = policy([texts[i] for i in torch.randint(len(texts), (64,))])
         optimizer.zero_grad()
         (-scores.mean()).backward()
         optimizer.step()
-
-    def sample(prompts: dict[LanguageEnv, list[int]]) -> list[int]:
-        return Categorical(logits=policy([*prompts.values()])[0]).sample().tolist()
-
-    judge = partial(evaluate, encode=policy.encode, envs=envs, panel=panel)
-    judge("random", lambda prompts: torch.randint(len(action_texts), (len(prompts),)).tolist())
-    judge("expert", lambda prompts: expert.act([*prompts]))
-    judge("before PPO", sample)
-    prompts = [policy.encode(env.reset(seed=next(seeds))[0]) for env in envs]
+    evaluate("random", lambda prompts: torch.randint(len(action_texts), (len(prompts),)).tolist(), envs, panel)
+    evaluate("expert", lambda prompts: expert.act([*prompts]), envs, panel)
+    prompts = [prompt_text(env.reset(seed=next(seeds))[0]) for env in envs]
     for iteration in range(config.num_iterations):
         optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - iteration / config.num_iterations)
         rollout, successes = play(policy, envs, prompts, seeds, config.num_steps)
         metrics = update(policy, optimizer, rollout, config)
         metrics = {"rollout/success": sum(successes) / max(1, len(successes))} | metrics
         print(f"{iteration + 1:2}", *(f"{name} {number:.3f}" for name, number in metrics.items()), flush=True)
-    judge("after PPO", sample)
+    evaluate("PPO", lambda prompts: Categorical(logits=policy([*prompts.values()])[0]).sample().tolist(), envs, panel)
     print(f"{time.perf_counter() - began:.0f} s")
 
 
