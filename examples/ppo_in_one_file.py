@@ -1,6 +1,26 @@
-"""PPO for a small language model that acts by action texts, in one file, to be read from top to bottom.
+"""Train a small language model by PPO to choose among action texts, in one file to be read from top to bottom.
 
-TODO
+The agent is in a room of BabyAI and shall go to the red ball. It reads, for example, "wall 2 steps left, red ball 1
+step right and 3 steps forward . go to the red ball :" and takes one of six actions, each as likely as the model finds
+its text, such as "turn left", to come next (GLAM: Carta et al., ICML 2023). The reward is 1 on arrival. PPO (Schulman
+et al., 2017) makes an action likelier if it led to more reward than was expected.
+
+All of PPO stands here. To be short, the file leaves out what the library's recipe (llm_agents/recipes/ppo.py) does:
+- The model has random weights and imitates no expert. It is only taught at first that all six texts are equally likely.
+- It plays fragments of a fixed length, not whole episodes; nothing is saved, and there is no memory and no GPU.
+- The actions are always the same, and each is read behind a copy of its prompt's keys and values, not all as one tree.
+- The value loss is neither clipped nor divided by the variance of the returns, and always trains the language model.
+- The level has one goal in one wording, so success does not show that the model understands what it is told.
+
+    OMP_NUM_THREADS=1 python examples/ppo_in_one_file.py     # each field of Config is an option, such as --seed 1
+
+It takes 91 s on one core of an AMD EPYC, 145 s by the clock where others use it too, and prints (shortened):
+
+    random 0.100 [0.071, 0.139] on panel c19dd72e3a88        success with its 95 % Wilson interval
+    expert 1.000 [0.987, 1.000] on panel c19dd72e3a88
+     1 rollout/success 0.047 ... policy/entropy 1.782 policy/kl 0.008 ... value/explained_variance 0.039
+    10 rollout/success 0.716 ... policy/entropy 1.166 policy/kl 0.021 ... value/explained_variance 0.258
+    PPO    0.983 [0.962, 0.993] on panel c19dd72e3a88        0.973 and 0.983 with seeds 1 and 2
 """
 
 import argparse
@@ -16,7 +36,6 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from envs.language import LanguageEnv
 from llm_agents.evaluation.statistics import success_rate
 from llm_agents.models.tokenizer import train_tokenizer
 from llm_agents.rollouts.panels import Panel, make_panel
@@ -35,7 +54,7 @@ class Config:
     num_envs: int = 64  # Environments played side by side.
     num_steps: int = 16  # Steps in each of them in an iteration.
     num_epochs: int = 4  # How often an iteration goes through its steps.
-    batch_size: int = 256  # Steps of environments in one step of the optimizer.
+    batch_size: int = 128  # Steps of environments in one step of the optimizer.
     learning_rate: float = 1e-3  # Of Adam at first; in PPO it falls on a straight line to zero.
     max_grad_norm: float = 0.5  # Gradients longer than this are shortened to it.
     discount: float = 0.95  # What a reward is worth one step earlier.
@@ -99,24 +118,25 @@ Rollout = namedtuple("Rollout", "prompts actions log_probs values next_values re
 
 
 @torch.no_grad()
-def play(policy: Policy, envs: list[LanguageEnv], prompts: list[str], seeds: Iterator[int], num_steps: int) -> tuple:
-    """Play on in each environment from its prompt, which is kept up to date; return also which episodes succeeded."""
+def play(policy: Policy, envs: list[gymnasium.Env], prompts: list[str], seeds: Iterator[int], num_steps: int) -> tuple:
+    """Play on from the prompts, which are kept up to date; return what was played, and the success rate."""
     met, steps, successes = [], [], []
     for _ in range(num_steps):
         met += prompts
         scores, values = policy(prompts)
-        actions = Categorical(logits=scores).sample()
-        log_probs = Categorical(logits=scores).log_prob(actions)
+        distribution = Categorical(logits=scores)
+        actions = distribution.sample()
         outcomes = [env.step(action) for env, action in zip(envs, actions.tolist(), strict=True)]
         observations, rewards, terminated, truncated, infos = zip(*outcomes, strict=True)
         prompts[:] = map(prompt_text, observations)
         next_values = policy(prompts)[1]  # before new episodes begin
-        steps.append((actions, log_probs, values, next_values, *map(torch.tensor, (rewards, terminated, truncated))))
+        ends = map(torch.tensor, (rewards, terminated, truncated))
+        steps.append((actions, distribution.log_prob(actions), values, next_values, *ends))
         for i, env in enumerate(envs):
             if terminated[i] or truncated[i]:
                 successes.append(infos[i]["is_success"])
                 prompts[i] = prompt_text(env.reset(seed=next(seeds))[0])
-    return Rollout(met, *map(torch.stack, zip(*steps, strict=True))), successes
+    return Rollout(met, *map(torch.stack, zip(*steps, strict=True))), sum(successes) / max(1, len(successes))
 
 
 # PPO, part 2: credit.
@@ -174,7 +194,7 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, c
 
 
 @torch.no_grad()
-def evaluate(name: str, choose: Callable, envs: list[LanguageEnv], panel: Panel) -> None:
+def evaluate(name: str, choose: Callable, envs: list[gymnasium.Env], panel: Panel) -> None:
     """Play each episode of the panel once, and print the success rate with its 95 % Wilson interval."""
     successes = 0
     for start in range(0, len(panel), len(envs)):
@@ -193,12 +213,11 @@ def evaluate(name: str, choose: Callable, envs: list[LanguageEnv], panel: Panel)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train the agent, and print how often it succeeds before and after, beside chance and the scripted expert."""
+    """Train the agent, and print how often it succeeds, beside chance and the scripted expert."""
     parser = argparse.ArgumentParser()
     for field in fields(Config):
         parser.add_argument(f"--{field.name}", type=field.type, default=field.default)
     config = Config(**vars(parser.parse_args(arguments)))
-    began = time.perf_counter()
     torch.manual_seed(config.seed)
     make = {"id": "envs:BabyAIText-v0", "level": config.level, "horizon": config.horizon}
     envs = [gymnasium.make(**make).unwrapped for _ in range(config.num_envs)]
@@ -219,12 +238,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prompts = [prompt_text(env.reset(seed=next(seeds))[0]) for env in envs]
     for iteration in range(config.num_iterations):
         optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - iteration / config.num_iterations)
-        rollout, successes = play(policy, envs, prompts, seeds, config.num_steps)
-        metrics = update(policy, optimizer, rollout, config)
-        metrics = {"rollout/success": sum(successes) / max(1, len(successes))} | metrics
+        rollout, success = play(policy, envs, prompts, seeds, config.num_steps)
+        metrics = {"rollout/success": success} | update(policy, optimizer, rollout, config)
         print(f"{iteration + 1:2}", *(f"{name} {number:.3f}" for name, number in metrics.items()), flush=True)
     evaluate("PPO", lambda prompts: Categorical(logits=policy([*prompts.values()])[0]).sample().tolist(), envs, panel)
-    print(f"{time.perf_counter() - began:.0f} s")
+    print(f"{time.process_time():.0f} s of CPU time")
 
 
 if __name__ == "__main__":
