@@ -14,13 +14,14 @@ All of PPO stands here. To be short, the file leaves out what the library's reci
 
     OMP_NUM_THREADS=1 python examples/ppo_in_one_file.py     # each field of Config is an option, such as --seed 1
 
-It takes 91 s on one core of an AMD EPYC, 145 s by the clock where others use it too, and prints (shortened):
+It takes 90 s of CPU time on a core of an AMD EPYC, 101 s by the clock on a busy machine, and prints (shortened):
 
     random 0.100 [0.071, 0.139] on panel c19dd72e3a88        success with its 95 % Wilson interval
     expert 1.000 [0.987, 1.000] on panel c19dd72e3a88
      1 rollout/success 0.047 ... policy/entropy 1.782 policy/kl 0.008 ... value/explained_variance 0.039
-    10 rollout/success 0.716 ... policy/entropy 1.166 policy/kl 0.021 ... value/explained_variance 0.258
-    PPO    0.983 [0.962, 0.993] on panel c19dd72e3a88        0.973 and 0.983 with seeds 1 and 2
+    10 rollout/success 0.699 ... policy/entropy 1.148 policy/kl 0.035 ... value/explained_variance 0.277
+    20 rollout/success 0.994 ... policy/entropy 0.233 policy/kl 0.005 ... value/explained_variance 0.613
+    PPO    0.993 [0.976, 0.998] on panel c19dd72e3a88        0.977 and 0.980 with seeds 1 and 2
 """
 
 import argparse
@@ -43,6 +44,8 @@ from llm_agents.rollouts.panels import Panel, make_panel
 
 @dataclass
 class Config:
+    """Set the hyperparameters."""
+
     seed: int = 0  # Decides the weights, the training episodes and every draw.
     level: str = "BabyAI-GoToRedBallNoDists-v0"  # The level of BabyAI: a red ball in a room of six by six cells.
     horizon: int = 16  # Steps after which an episode is truncated: few, so that chance seldom succeeds.
@@ -71,7 +74,7 @@ def prompt_text(observation: dict[str, str]) -> str:
 
 
 class Policy(nn.Module):
-    """A tiny Llama as a policy: an action is as likely as its text after the prompt. And a value head."""
+    """Choose among actions, each as likely as a tiny Llama finds its text after a prompt, and value the prompt."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, action_texts: Sequence[str], config: Config) -> None:
         super().__init__()
@@ -93,24 +96,20 @@ class Policy(nn.Module):
 
         ``score(a | prompt) = sum_k log p(w_k | prompt, w_1 ... w_{k-1})`` for an action of tokens ``w_1 ... w_K``.
         """
+        # Padding on the left shifts a whole row, which rotary position embeddings do not notice.
         padded = self.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
         mask, cache = padded["attention_mask"], DynamicCache(config=self.lm.config)
-        last = self._read(padded["input_ids"], mask, cache)[:, -1]  # w_1 is predicted from here
+        last = self.lm.model(**padded, past_key_values=cache).last_hidden_state[:, -1]  # predicts w_1
         # Behind a copy of its prompt's keys and values, each action is read but for its last token: B * A rows.
         num_actions, length = self.action_ids.shape
         cache.batch_repeat_interleave(num_actions)
         actions = self.action_ids.repeat(len(prompts), 1)
         mask = torch.cat([mask.repeat_interleave(num_actions, 0), torch.ones_like(actions[:, 1:])], 1)
-        inner = self._read(actions[:, :-1], mask, cache)
+        inner = self.lm.model(actions[:, :-1], attention_mask=mask, past_key_values=cache).last_hidden_state
         hidden = torch.cat([last.repeat_interleave(num_actions, 0)[:, None], inner], 1)
         log_probs = self.lm.lm_head(hidden).log_softmax(-1).gather(2, actions[:, :, None])
         scores = (log_probs.view(len(prompts), num_actions, length) * self.action_mask).sum(2)
         return scores, self.value_head(last)[:, 0]
-
-    def _read(self, token_ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Return the hidden states of tokens; the mask also covers what the cache holds."""
-        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -token_ids.shape[1] :]
-        return self.lm.model(token_ids, mask, positions, cache).last_hidden_state
 
 
 # PPO, part 1: play. T steps in N environments give T * N prompts in the order met, and (T, N) of all the rest.
