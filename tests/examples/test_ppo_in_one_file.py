@@ -64,13 +64,27 @@ def rollout(ppo, config, policy):
 @pytest.fixture(scope="module")
 def scores(policy, rollout):
     """Score the prompts of the rollout as the library does, with the same weights."""
-    lm = LanguageModel("tiny", policy.lm, policy.tokenizer)
+    lm = LanguageModel(policy.lm, policy.tokenizer)
     scorer = ActionScorer(lm, ScorerSettings(normalisation="sum"))
     scorer.value_head = torch.nn.Sequential(policy.value_head)
     actions = policy.tokenizer.batch_decode(policy.action_ids, skip_special_tokens=True)
     ids = policy.tokenizer(rollout.prompts)["input_ids"]
     with torch.no_grad():
         return scorer(ids, [actions] * len(ids))
+
+
+def library_gae(rollout, config):
+    """Return advantages and returns, (T, N), by the library, which takes one episode after the other.
+
+    An episode that goes on after the last step counts as one that was truncated there.
+    """
+    num_steps, num_envs = rollout.rewards.shape
+    ends = rollout.terminated | rollout.truncated
+    ends[-1] = True
+    last_values = rollout.next_values * ~rollout.terminated
+    rewards, values, last_values, ends = (x.T.flatten() for x in (rollout.rewards, rollout.values, last_values, ends))
+    found = gae(rewards, values, last_values[ends], ends, config.discount, config.gae_lambda)
+    return [column.view(num_envs, num_steps).T for column in found]
 
 
 def test_a_short_run_ends_with_the_success_on_the_panel(ppo, capsys):
@@ -91,8 +105,7 @@ def test_it_stays_short():
 def test_advantages_and_returns_are_those_of_the_library(ppo, config, rollout):
     assert rollout.terminated.any()
     assert rollout.truncated.any()
-    fields = (rollout.rewards, rollout.values, rollout.next_values, rollout.terminated, rollout.truncated)
-    expected = gae(*fields, config.discount, config.gae_lambda)
+    expected = library_gae(rollout, config)
     for ours, theirs in zip(ppo.gae(rollout, config.discount, config.gae_lambda), expected, strict=True):
         torch.testing.assert_close(ours, theirs, **EXACT)
 
@@ -112,8 +125,8 @@ def test_actions_are_as_probable_and_prompts_worth_as_much_as_in_the_library(pol
 
 
 def test_losses_are_those_of_the_library(ppo, config, policy, rollout, scores):
-    advantages, returns = gae(*rollout[5:6], *rollout[3:5], *rollout[6:], config.discount, config.gae_lambda)
-    advantages = whiten(advantages, torch.ones_like(advantages) > 0).flatten()
+    advantages, returns = library_gae(rollout, config)
+    advantages = whiten(advantages).flatten()
     actions, old, values = (column.flatten() for column in (rollout.actions, rollout.log_probs, rollout.values))
     weights = losses.token_weights(torch.ones_like(actions) > 0, "token_mean")
     log_probs = scores.logits.log_softmax(1).gather(1, actions[:, None])[:, 0]
