@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := offline,babyai,meta-world,sb3,dev
+EXTRAS := offline,babyai,meta-world,sb3,ray,dev
 
 .PHONY: install demo results results-text test test-slow test-minimal test-latest doctest lint bench
 
@@ -43,9 +43,9 @@ test-latest:
 	.venv-latest/bin/pip install -c .venv-latest/torch.txt -e ".[$(EXTRAS)]"
 	.venv-latest/bin/python -m pytest
 
-## The examples in docstrings; the code, commands and links of the README and of docs/. Ray is not installed here.
+## The examples in docstrings; the code, commands and links of the README and of docs/.
 doctest: install
-	$(BIN)/python -m pytest --doctest-modules envs llm_agents kalm tests/docs --ignore llm_agents/runtime/ray.py
+	$(BIN)/python -m pytest --doctest-modules envs llm_agents kalm tests/docs
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""The evidence that `envs.check` examines: the goals of an environment and some episodes of random actions."""
+"""The evidence that `envs.check` examines: the goals of an environment and some episodes of random actions.
+
+Its checks also find here the words in which they tell it.
+"""
 
 from __future__ import annotations
 
@@ -134,3 +137,13 @@ def reset_options(goal: Goal) -> dict[str, str]:
 def spread(items: Sequence[Any] | NDArray, count: int) -> list[Any]:
     """Return at most ``count`` items, evenly spread, including the first and the last."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(len(items), count)).astype(int))]
+
+
+def some(items: Sequence[str]) -> str:
+    """Return the first three items, and how many more there are."""
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+def told(error: Exception | None) -> str:
+    """Return an error in words: its kind and its message."""
+    return f"{type(error).__name__}: {error}"

@@ -26,7 +26,7 @@ class GenerationSettings(Settings):
     temperature: float = Field(1.0, gt=0)
     """``lm_sample``: temperature of the action distribution."""
     num_samples: int = Field(4, ge=1)
-    """``lm_sample``: rollouts a case; those that pass verification are kept."""
+    """``lm_sample``: rollouts for each goal and start; those that pass verification are kept."""
     max_steps: int = Field(12, ge=1)
     """Length at which a rollout is cut, if the goal's horizon does not cut it before."""
     batch_size: int = Field(256, ge=1)

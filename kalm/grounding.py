@@ -110,7 +110,7 @@ class Grounding(nn.Module):
             rows = {key.split("/")[1]: value for key, value in batch.items() if key.startswith(f"{name}/")}
             loss, task_metrics = task(**rows)
             losses.append(loss)
-            metrics |= {f"{name}_{key}": value for key, value in task_metrics.items()}
+            metrics |= task_metrics
         return torch.stack(losses).sum(), metrics
 
     def rollout(
@@ -133,16 +133,16 @@ class Grounding(nn.Module):
         accuracy = self.model.actions.accuracy(logits, actions[real])
         weight = self.settings.action_weight
         return weight * action_loss + (1 - weight) * state_loss, {
-            "action_loss": action_loss.item(),
-            "action_accuracy": accuracy.item(),
-            "state_loss": state_loss.item(),
+            "loss/rollout_action": action_loss.item(),
+            "accuracy/rollout_action": accuracy.item(),
+            "loss/rollout_state": state_loss.item(),
         }
 
     def dynamics(self, states: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Dynamics prediction from single transitions: states (N, 2, D), actions (N, 1, ...)."""
         hidden = read_actions(self.model, states[:, 0], actions)
         loss = self._change_loss(hidden[:, 0], states[:, 0], states[:, 1])
-        return loss, {"state_loss": loss.item()}
+        return loss, {"loss/dynamics": loss.item()}
 
     def consequence(
         self, states: Tensor, actions: Tensor, lengths: Tensor, instructions: Sequence[str]
@@ -161,7 +161,7 @@ class Grounding(nn.Module):
         )
         last = states[torch.arange(batch, device=lengths.device), lengths]
         loss = self._consequence_loss(pieces[-1][:, -1], states[:, 0], last) / 4  # a rollout's change is several steps'
-        return loss, {"state_loss": loss.item()}
+        return loss, {"loss/consequence": loss.item()}
 
     def explanation(
         self, states: Tensor, actions: Tensor, lengths: Tensor, instructions: Sequence[str]
@@ -179,7 +179,7 @@ class Grounding(nn.Module):
         )
         before = torch.cat([pieces[-2][:, -1:], pieces[-1][:, :-1]], 1)
         loss = F.cross_entropy(self.model.lm.logits(before[token_mask]), token_ids[token_mask])
-        return loss, {"token_loss": loss.item()}
+        return loss, {"loss/explanation": loss.item()}
 
     def _trajectory(self, states: Tensor, actions: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         positions = torch.arange(2 * actions.shape[1] + 1, device=lengths.device)

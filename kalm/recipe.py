@@ -53,12 +53,13 @@ class KalmRecipe(TrainingRecipe[KalmConfig]):
     def plan(self, config: KalmConfig, run: Run) -> list[str]:
         imagination, grounding, policy = config.imagination, config.grounding, config.policy
         unseen = imagination.num_rephrase + imagination.num_easy + imagination.num_hard
-        num_methods, device = len(imagination.methods), describe_device(find_device(config.language_model.device))
+        num_methods, methods = len(imagination.methods), ", ".join(imagination.methods) or "no method"
+        device = describe_device(find_device(config.language_model.device))
         return [
             f"collect {config.data.num_rollouts} rollouts and {config.data.num_random_rollouts} random ones",
             f"ground {config.language_model.name} on {device} for {grounding.num_steps} steps of "
             f"{grounding.batch_size} sequences",
-            f"imagine {unseen} episodes by {num_methods} methods",
+            f"imagine {unseen} episodes by {methods}",
             f"train {num_methods + 2} policies ({policy.algorithm}) for {policy.num_steps} steps of "
             f"{policy.batch_size} transitions",
             f"seed {config.seed}",

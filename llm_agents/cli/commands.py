@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import textwrap
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,25 @@ def train(options: Namespace) -> int:
     recipe.run(config, run)
     print(f"report: {_write_report(run, recipe)}")
     return 0
+
+
+def print_fields(options: Namespace) -> None:
+    """Print every field of a config with its type, its value and what it means."""
+    from llm_agents.cli.collect import CollectSettings
+    from llm_agents.registry.recipes import load_config
+    from llm_agents.runtime.config import parse_config, read_yaml
+    from llm_agents.runtime.settings import field_help
+
+    config: Settings
+    if options.command is collect:
+        config = parse_config(CollectSettings, read_yaml(options.config), options.config, options.overrides)
+    else:
+        _, config = load_config(options.config, options.overrides)
+    print(f"\nfields, with their values by {options.config}:")
+    for field in field_help(config):
+        print(f"  --{field.key} {field.value if isinstance(field.value, str) else json.dumps(field.value)}")
+        about = f"({field.kind}) {field.description}"
+        print(textwrap.fill(about, 110, initial_indent=" " * 8, subsequent_indent=" " * 8))
 
 
 def evaluate(options: Namespace) -> int:

@@ -46,6 +46,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+class _OldOption(argparse.Action):
+    """Take an option under the name of the version before, with a warning."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        print(f"llm-agents: {option_string} is called --{self.dest} now", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+class _HelpOnConfig(argparse.Action):
+    """Show the help of a command, and of every field of its config where one was named before."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Namespace, *_: Any) -> None:
+        parser.print_help()
+        if namespace.config is not None:
+            commands.print_fields(namespace)
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -60,10 +80,11 @@ def _parse(arguments: list[str], options: Namespace) -> None:
         add(parsers)
     takes_overrides = arguments[:1] in (["train"], ["collect"])
     own, overrides = _split_overrides(arguments) if takes_overrides else (arguments, [])
+    for command in parsers.choices.values():
+        command.set_defaults(arguments=arguments, overrides=overrides)
     _, rest = parser.parse_known_args(own, options)
     if rest:
         raise UserError(_unknown_argument(rest[0], options.parser))
-    options.arguments, options.overrides = arguments, overrides
 
 
 def _add_command(parsers: Any, name: str, command: Any, help: str, **more: Any) -> argparse.ArgumentParser:
@@ -85,10 +106,13 @@ def _add_train(parsers: Any) -> None:
         "train",
         commands.train,
         "train by a config, evaluate, and write a report",
-        usage="llm-agents train CONFIG [--run DIR] [--resume] [--section.field VALUE ...]",
-        epilog="Any field of the config can be changed: --policy.num_steps 100. The run's folder holds the resolved\n"
-        "config.yaml with every field. Ctrl-C leaves a checkpoint; --resume goes on from there.",
+        usage="llm-agents train CONFIG [--run DIR] [--resume] [--section.field VALUE ...]\n"
+        "       llm-agents train CONFIG --help",
+        epilog="Any field of the config can be changed: --policy.num_steps 100. CONFIG --help says what each means.\n"
+        "The run's folder holds the resolved config.yaml. Ctrl-C leaves a checkpoint; --resume goes on from there.",
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action=_HelpOnConfig, nargs=0, help="show this; after CONFIG, also its fields")
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/kalm/clevr_robot.yaml")
     parser.add_argument("--run", metavar="DIR", help="folder of the run (default: runs/<recipe>-<config>-<n>)")
     parser.add_argument("--resume", action="store_true", help="continue the run; start it if there is none")
@@ -100,6 +124,7 @@ def _add_evaluate(parsers: Any) -> None:
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, such as runs/kalm-clevr_robot-1")
     parser.add_argument("--split", help="train, rephrase, easy or hard (default: all that the recipe shows)")
+    parser.add_argument("--wordings", dest="phrasings", action=_OldOption, help=argparse.SUPPRESS)
     parser.add_argument("--phrasings", help="all, given or new: which phrasings of a goal are used (default: all)")
     parser.add_argument("--episodes", type=int, help="episodes an agent and a split (default: 200)")
     parser.add_argument("--seed", type=int, help="seed of the panel: other goals, words and starts (default: 0)")
@@ -158,7 +183,9 @@ def _add_collect(parsers: Any) -> None:
         usage="llm-agents collect CONFIG [--field VALUE ...]",
         epilog="Any field of the config can be changed: --num_episodes 100 --out runs/episodes.\n"
         "Whatever stops it, the same command goes on where it was.",
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action=_HelpOnConfig, nargs=0, help="show this; after CONFIG, also its fields")
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/collect/clevr_robot.yaml")
 
 
@@ -178,7 +205,7 @@ def _split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
     tokens = list(reversed(arguments))
     while tokens:
         token = tokens.pop()
-        if not token.startswith("--") or token.partition("=")[0] in ("--run", "--resume", "--help"):
+        if not token.startswith("--") or token.partition("=")[0] in ("--run", "--resume", "--help", "-h"):
             own.append(token)
             continue
         overrides.append(token)

@@ -74,6 +74,17 @@ class TrainingRecipe(Recipe, ABC, Generic[C]):
     def after_evaluation(self, config: C, run: Run, panels: Mapping[str, Panel], comparison: Comparison) -> None:
         """Do what follows upon the results."""
 
+    def train(self, config: C, run: Run) -> None:
+        """Do the stages that are not done.
+
+        Raises:
+            UserError: one cannot be done, or a loss is not finite.
+        """
+        for stage in self.stages(config, run):
+            if not stage.done():
+                print(f"\n{stage.purpose}")
+                stage.run()
+
     def run(self, config: C, run: Run) -> None:
         """Do every stage, then judge the agents.
 
@@ -82,10 +93,7 @@ class TrainingRecipe(Recipe, ABC, Generic[C]):
         """
         self.prepare(config, run)
         self._print_plan(config, run)
-        for stage in self.stages(config, run):
-            if not stage.done():
-                print(f"\n{stage.purpose}")
-                stage.run()
+        self.train(config, run)
         settings = config.evaluation
         panels = make_panels(
             self.make_env(config).task, self.columns(config), settings.num_episodes, settings.panel_seed

@@ -84,16 +84,23 @@ def differences(config: Settings, other: Settings) -> dict[str, tuple[Any, Any]]
     return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
 
 
-def field_help(config: Settings, prefix: str = "") -> Iterator[FieldHelp]:
-    """Describe every field of a config, sections included, in their order."""
+def field_help(config: Settings, prefix: str = "", union: OneOf | None = None) -> Iterator[FieldHelp]:
+    """Describe every field of a config, sections included, in their order.
+
+    Args:
+        prefix: of the keys.
+        union: of which kinds the config is one.
+    """
     data = config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, Settings):
-            yield from field_help(value, f"{prefix}{name}.")
-        else:
-            description = " ".join((field.description or "").split())
-            yield FieldHelp(prefix + name, _type_in_words(field.annotation), data[name], description)
+            yield from field_help(value, f"{prefix}{name}.", union_of(field))
+            continue
+        kind = _type_in_words(field.annotation)
+        if union is not None and name == union.tag:
+            kind = " or ".join(union.kinds)
+        yield FieldHelp(prefix + name, kind, data[name], " ".join((field.description or "").split()))
 
 
 # Sections and their kinds

@@ -101,9 +101,9 @@ class BehaviourCloningLoss(nn.Module):
         losses = nn.functional.cross_entropy(logits, token_ids[row, column + 1], reduction="none")
         of_action = chosen[row, column + 1]
         weights = torch.where(of_action, 1.0, self._text_weight)
-        metrics = {"action_token": losses[of_action].mean().item()}
+        metrics = {"loss/action_token": losses[of_action].mean().item()}
         if self._text_weight:
-            metrics["text_token"] = losses[~of_action].mean().item()
+            metrics["loss/text_token"] = losses[~of_action].mean().item()
         return (weights * losses).sum() / weights.sum(), metrics
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.extras import need
 
-from llm_agents.cli import main
+from llm_agents.cli import commands, main
 from llm_agents.cli.collect import CollectSettings
 from llm_agents.registry.recipes import load_config
 from llm_agents.runtime.config import parse_config, read_yaml
@@ -24,7 +24,7 @@ PAGES = {
 PYTHON = {name: re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) for name, text in PAGES.items()}
 
 
-def commands() -> list[str]:
+def shown_commands() -> list[str]:
     """Every ``llm-agents`` command of the pages but those with parts that a shell or a reader would fill in."""
     found = set()
     for text in PAGES.values():
@@ -44,19 +44,23 @@ def test_code_runs_block_after_block(page: str):
         exec(compile(block, page, "exec"), names)
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", shown_commands())
 def test_commands_name_options_and_configs_that_exist(command: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     options = Namespace()
+    if command.endswith("--help"):
+        with pytest.raises(SystemExit, match="0"):
+            main.main(shlex.split(command)[1:])
+        return
     main._parse(shlex.split(command)[1:], options)
-    if options.command is main.train:
+    if options.command is commands.train:
         try:
             load_config(options.config, options.overrides)
         except UserError as error:
             if "cannot be imported" not in str(error):
                 raise
             pytest.skip(f"an extra is not installed: {error}")
-    if options.command is main.collect:
+    if options.command is commands.collect:
         parse_config(CollectSettings, read_yaml(options.config), options.config, options.overrides)
 
 

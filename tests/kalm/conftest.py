@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.extras import need
+from helpers.offline_algorithms import settings_of
 from helpers.small_models import VOCAB_SIZE, Grounded, MakeModel, save_models
 from helpers.worlds import WORLDS, World
 from transformers import set_seed
@@ -17,6 +18,7 @@ from transformers import set_seed
 from envs.episodes import Episode
 from envs.language import LanguageTask
 from kalm.grounding import Grounding, GroundingData, GroundingSettings, TaskFractions
+from kalm.offline import ALGORITHMS, OfflineAlgorithm
 from kalm.specs import training_specs
 from kalm.trajectories import Trajectories, Transitions
 from kalm.trajectory_lm import StateNormalizer, TrajectoryLM
@@ -90,6 +92,17 @@ def make_model(world: World, encoder: TextEncoder, normalizer: StateNormalizer, 
         return TrajectoryLM(lm, world.actions, normalizer).eval()
 
     return make_model
+
+
+@pytest.fixture(scope="session")
+def make_algorithm(world, encoder, normalizer):
+    """A function that makes an untrained algorithm from its name and a seed."""
+
+    def make_algorithm(name: str, seed: int = 0, **changes) -> OfflineAlgorithm:
+        torch.manual_seed(seed)
+        return ALGORITHMS[name](encoder.dim, normalizer, world.actions, settings_of(name, **changes))
+
+    return make_algorithm
 
 
 @pytest.fixture(scope="session")

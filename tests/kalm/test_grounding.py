@@ -219,14 +219,14 @@ def test_actions_read_together_are_read_as_if_each_were_alone(world, model, tran
 @BOTH
 def test_a_handful_of_episodes_is_learned_by_heart(grounded: Grounded):
     for name, most in {
-        "rollout_action_loss": 0.5,
-        "rollout_state_loss": 0.7,
-        "dynamics_state_loss": 0.5,
-        "consequence_state_loss": 0.5,
-        "explanation_token_loss": 0.5,
+        "loss/rollout_action": 0.5,
+        "loss/rollout_state": 0.7,
+        "loss/dynamics": 0.5,
+        "loss/consequence": 0.5,
+        "loss/explanation": 0.5,
     }.items():
         assert grounded.after[name] < most * grounded.before[name], name
-    assert grounded.after["rollout_action_accuracy"] > 0.5 > grounded.before["rollout_action_accuracy"]
+    assert grounded.after["accuracy/rollout_action"] > 0.5 > grounded.before["accuracy/rollout_action"]
 
 
 @pytest.mark.parametrize(("name", "lora"), [*((name, False) for name in NAMES), *((name, True) for name in NAMES[1:])])

@@ -172,8 +172,7 @@ def test_a_training_that_began_on_one_device_ends_on_the_other_as_on_one(device,
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_on_the_device_and_its_agents_act_on_the_cpu(name, device, tmp_path):
     recipe, config, run = make(name, tmp_path / "run")
-    for stage in recipe.stages(config, run):
-        stage.run()
+    recipe.train(config, run)
     trained = list(recipe.agents(run))[-2]
     assert device_of(_model(load_agent(recipe, run, trained))) == device
     gaps = [
@@ -227,4 +226,4 @@ def test_a_checkpoint_of_the_device_loads_on_the_cpu(device, tmp_path):
 
 
 def _model(agent) -> nn.Module:
-    return agent._lm if isinstance(agent, TextAgent) else agent._scorer
+    return agent._sampler._lm if isinstance(agent, TextAgent) else agent._scorer

