@@ -18,7 +18,7 @@ install: .venv/.installed
 
 ## Train and judge an agent on a CPU; again, it goes on where it stopped, or shows the results.
 demo: install
-	$(BIN)/llm-agents train configs/kalm/clevr_robot.yaml --run runs/demo --resume
+	$(BIN)/llm-agents train configs/kalm/demo.yaml --run runs/demo --resume
 
 test: install
 	$(BIN)/python -m pytest

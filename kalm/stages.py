@@ -14,7 +14,7 @@ from envs.episodes import Episode
 from envs.language import LanguageTask
 from kalm.dynamics import transition_batch
 from kalm.grounding import GroundingData
-from kalm.policies import PolicySpec, chosen_fraction, deciding_specs, policy_specs, train_policy
+from kalm.policies import ORACLE, PolicySpec, chosen_fraction, deciding_specs, policy_specs, train_policy
 from kalm.settings import Method
 from kalm.specs import training_specs
 from kalm.verification import first_accepted, quality_gate
@@ -195,9 +195,11 @@ class LearnModels(TrainingsStage):
     title = "training models"
 
     def trainings(self) -> list[Training]:
-        folder, methods = self.workspace.run.folder, self.workspace.config.imagination.methods
-        mlp = [MLPDynamicsTraining(folder)] if "search_mlp" in methods else []
-        return [GroundingTraining(folder), *self._policies([PolicySpec()]), *mlp]
+        folder, config = self.workspace.run.folder, self.workspace.config
+        mlp = [MLPDynamicsTraining(folder)] if "search_mlp" in config.imagination.methods else []
+        fractions = config.policy.imagined_fractions
+        oracle = [PolicySpec(ORACLE, *fractions)] if len(fractions) == 1 else []  # there is nothing to be chosen
+        return [GroundingTraining(folder), *self._policies([PolicySpec(), *oracle]), *mlp]
 
 
 class Imagine(KalmStage):
