@@ -175,6 +175,8 @@ def test_ctrl_c_leaves_no_worker_and_the_command_goes_on(tmp_path: Path):
     config = tmp_path / "config.yaml"
     config.write_text(f"environment: envs:ClevrRobot-v0\nagent: random\nnum_episodes: 4000\nout: {store.folder}\n")
     command = [sys.executable, "-m", "llm_agents.cli", "collect", str(config), "--executor", "ray"]
+    # A background job of a shell ignores Ctrl-C, and so would the command that is started from it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while len(store) < 3:
         assert process.poll() is None, process.stderr.read()
