@@ -196,9 +196,9 @@ def test_neither_order_nor_names_of_groups_matter(seed, num_groups, size):
 def test_steps_are_centred_in_their_group_and_episodes_of_one_step_already_are(seed, num_groups, size):
     generator = torch.Generator().manual_seed(seed)
     groups = torch.arange(num_groups).repeat_interleave(size) * 7
-    rewards = torch.rand(len(groups), generator=generator)
+    rewards = torch.rand(len(groups), generator=generator, dtype=torch.float64)
     advantages = group_relative_advantages(rewards, groups).advantages
-    assert_close(centre(advantages, groups), advantages, atol=1e-4, rtol=1e-4)
+    assert_close(centre(advantages, groups), advantages, atol=1e-5, rtol=0)
     lengths = torch.randint(1, 9, (len(groups),), generator=generator)
     of_steps, groups_of_steps = advantages.repeat_interleave(lengths), groups.repeat_interleave(lengths)
     centred = centre(of_steps, groups_of_steps)
